@@ -1,0 +1,65 @@
+/* The teacher cache: immutable part files, a manifest that is replaced atomically, a master file that h5py reads as one.
+ * Rows are keyed by sample.id and sample.view. A crash at any instant loses only rows that were never reported as committed. */
+#pragma once
+#include "../batch/kd-h5.h"
+
+G_BEGIN_DECLS
+
+/** KdCacheIdentity: what a cache was made from; hex SHA-256 or text, NULL where unknown. */
+typedef struct {
+  gchar *teacher;       /* fingerprint of weights + specification */
+  gchar *teacher_spec;  /* readable: "arch=mlp dims=64,10 weights=t.safetensors" */
+  gchar *dataset;       /* fingerprint of the source */
+  gchar *dataset_spec;  /* readable: path */
+  gchar *preprocessing; /* readable chain of what stands before the teacher: "kdnoise std=0.1 seed=3" */
+} KdCacheIdentity;
+
+KD_API void kd_cache_identity_clear (KdCacheIdentity *identity);
+
+typedef struct _KdCacheWriter KdCacheWriter;
+typedef struct _KdCacheReader KdCacheReader;
+
+/**
+ * kd_cache_writer_open: a new cache at @path, or with @resume go on with the one there. Fields are fixed by the first rows.
+ * @part_bytes: rows are committed whenever this many bytes are together (and at finish)
+ * Errors: KD_ERROR_IO (exists, not writable, no space), KD_ERROR_MISMATCH (resume with another identity, both given).
+ */
+KD_API KdCacheWriter *kd_cache_writer_open (const gchar *path, gboolean resume, const KdCacheIdentity *identity, gsize part_bytes, GError **error);
+/** kd_cache_writer_has: whether the row is committed already. */
+KD_API gboolean kd_cache_writer_has (KdCacheWriter *writer, gint64 id, gint64 view);
+KD_API gint64 kd_cache_writer_n_committed (KdCacheWriter *writer);
+/** kd_cache_writer_expect: how many rows will come, to refuse at once when the disk cannot hold them. */
+KD_API void kd_cache_writer_expect (KdCacheWriter *writer, gint64 n_rows);
+/** kd_cache_writer_append: @ids [n], @views [n] (NULL: all 0), @tensors with n rows each. Rows already there are skipped. */
+KD_API gboolean kd_cache_writer_append (KdCacheWriter *writer, gint64 n, const gint64 *ids, const gint64 *views, guint n_fields,
+    const gchar *const *names, KdTensor *const *tensors, GError **error);
+/** kd_cache_writer_commit: write the rows so far as a part and enter it in the manifest. */
+KD_API gboolean kd_cache_writer_commit (KdCacheWriter *writer, GError **error);
+/** kd_cache_writer_finish: commit, write the master file, mark complete. */
+KD_API gboolean kd_cache_writer_finish (KdCacheWriter *writer, GError **error);
+KD_API void kd_cache_writer_close (KdCacheWriter *writer);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (KdCacheWriter, kd_cache_writer_close)
+
+KD_API KdCacheReader *kd_cache_reader_open (const gchar *path, GError **error);
+KD_API void kd_cache_reader_close (KdCacheReader *reader);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (KdCacheReader, kd_cache_reader_close)
+KD_API gint64 kd_cache_reader_n_rows (const KdCacheReader *reader);
+KD_API gboolean kd_cache_reader_complete (const KdCacheReader *reader);
+/** kd_cache_reader_layout: (transfer none) without sample.id and sample.view. */
+KD_API const KdLayout *kd_cache_reader_layout (const KdCacheReader *reader);
+KD_API const KdCacheIdentity *kd_cache_reader_identity (const KdCacheReader *reader);
+/** kd_cache_reader_find: rows of @n keys; -1 where there is none. Returns how many are missing. */
+KD_API gint64 kd_cache_reader_find (KdCacheReader *reader, gint64 n, const gint64 *ids, const gint64 *views, gint64 *ret_rows);
+/** kd_cache_reader_take: rows as kd_cache_reader_find gave them, of @field. Blocks are checked on first touch: KD_ERROR_IO names part and row. */
+KD_API KdTensor *kd_cache_reader_take (KdCacheReader *reader, const gchar *field, gint64 n, const gint64 *rows, GError **error);
+/** kd_cache_reader_keys: id and view of row @row (rows are numbered through all parts). */
+KD_API void kd_cache_reader_key (KdCacheReader *reader, gint64 row, gint64 *ret_id, gint64 *ret_view);
+
+/** KdCacheProgress: rows done, of. */
+typedef void (*KdCacheProgress) (gint64 done, gint64 total, gpointer user_data);
+/** kd_cache_verify: every part's presence, size, schema, checksums, keys. The first fault is the error; @ret_report (transfer full): a line a part. */
+KD_API gboolean kd_cache_verify (const gchar *path, KdCacheProgress progress, gpointer user_data, gchar **ret_report, GError **error);
+/** kd_cache_pack: one self-contained batch file, rows sorted by key. @filter: "none", "deflate", "blosc-lz4", "blosc-zstd". */
+KD_API gboolean kd_cache_pack (const gchar *path, const gchar *output, const gchar *filter, KdCacheProgress progress, gpointer user_data, GError **error);
+
+G_END_DECLS

@@ -1,0 +1,257 @@
+/* Descriptors: what a leaf is. A `const` table of fields, a table of parameters and one pure function; elements, tests and
+ * tools all run it through the same door. */
+#pragma once
+#include <gst/gst.h>
+#include "../batch/kd-batch.h"
+#include "../kd-param.h"
+#include "../math/kd-random.h"
+
+G_BEGIN_DECLS
+
+typedef enum {
+  KD_FIELD_GRAD = 1 << 0,     /* a loss gives the gradient of this input */
+  KD_FIELD_OPTIONAL = 1 << 1, /* may be missing: call->in[i] is NULL then */
+  KD_FIELD_LABEL = 1 << 2,    /* class indices below the size bound to C; `ignore-index` rows are not counted */
+  KD_FIELD_FINITE = 1 << 3,   /* checked with `nan-policy` on counted rows (KD_FIELD_GRAD and "*.logits" are by default) */
+  KD_FIELD_PEEK = 1 << 4,     /* reading it does not count as a use (diagnostics) */
+} KdFieldFlags;
+
+/**
+ * KdFieldSpec:
+ * @name: "student.logits"; "{prop}" in it stands for the string parameter of that name ("student.features.{student_field}")
+ * @dtype: a set of KdDtype bits
+ * @shape: letters and sizes, space separated: "N" the samples, "*" any leading axes (N and more; the rows of the call), "..."
+ *   any trailing axes, another letter binds a size for all fields of the call, a number is that size,
+ *   "{prop}" an integer parameter's value. "" is a scalar.
+ */
+typedef struct {
+  const gchar *name;
+  guint dtype;
+  const gchar *shape;
+  KdFieldFlags flags;
+} KdFieldSpec;
+
+#define KD_FIELD_END { .name = NULL }
+#define KD_MAX_FIELDS 16
+#define KD_MAX_TERMS 8
+
+/**
+ * KdRows: the rows of a call (samples x tokens), each with the coefficient that its value has in the loss.
+ * @coef: [n]; weight x mask x token.weight x sample.weight / denominator of the reduction. A row with 0 is not counted and must
+ *   not be read: it may hold anything, NaN too. Multiply a row's value and its gradient by coef.
+ */
+typedef struct {
+  gint64 n;
+  const gdouble *coef;
+  gint64 n_counted;
+} KdRows;
+
+/**
+ * KdCall: what a leaf's function gets. All pointers are valid during the call only.
+ * @in: by index of the descriptor's field table; shapes, dtypes and values are checked already
+ * @state: the leaf's state across batches (state_size bytes), or NULL
+ */
+typedef struct {
+  gconstpointer params;
+  gint64 n_samples;
+  KdTensor *const *in;
+  const KdRows *rows;
+  gdouble weight; /* the loss element's `weight`, already inside rows->coef */
+  gpointer state;
+  guint64 seed;
+  guint epoch;
+  guint64 index;
+  KdBatchFlags flags;
+  const gint64 *sample_id;   /* [N] or NULL */
+  const gint64 *sample_view; /* [N] or NULL */
+  gint64 size[26];           /* sizes bound to letters: size['C' - 'A'] */
+  guint32 purpose;           /* of the element's random stream */
+} KdCall;
+
+/** kd_call_rows: the rows of the call. */
+static inline const KdRows *
+kd_call_rows (const KdCall *call)
+{
+  return call->rows;
+}
+/** kd_call_size: the size bound to a letter of the shapes. */
+static inline gint64
+kd_call_size (const KdCall *call, gchar letter)
+{
+  return call->size[letter - 'A'];
+}
+/** kd_call_random: sample @n's own stream; the same for a sample and view whatever batch it stands in. */
+KD_API void kd_call_random (const KdCall *call, gint64 n, KdRandom *ret_random);
+
+/** KdStateField: one array inside a leaf's state block that checkpoints keep (offset of the data, count, dtype). */
+typedef struct {
+  const gchar *name;
+  gsize offset;
+  KdDtype dtype;
+  guint n;
+} KdStateField;
+
+#define KD_STATE_FIELD(S, m, type, count) { .name = #m, .offset = G_STRUCT_OFFSET (S, m), .dtype = (type), .n = (count) }
+
+/* Members that every descriptor begins with.
+ * name: the element ("kdkl"); title, description: for gst-inspect; source: paper and equation, or origin
+ * state_init may be NULL (zeroed then); state_fields ends with a NULL name. */
+#define KD_DESC_HEAD                                                                                                   \
+  const gchar *name;                                                                                                   \
+  const gchar *title;                                                                                                  \
+  const gchar *description;                                                                                            \
+  const gchar *source;                                                                                                 \
+  const gchar *formula;                                                                                                \
+  const KdFieldSpec *fields;                                                                                           \
+  const KdParam *params;                                                                                               \
+  gsize params_size;                                                                                                   \
+  gboolean (*check) (gconstpointer params, GError **error); /* parameters that do not go together */                  \
+  gsize state_size;                                                                                                    \
+  void (*state_init) (gconstpointer params, gpointer state);                                                           \
+  void (*state_clear) (gpointer state);                                                                                \
+  const KdStateField *state_fields;
+
+/** KdDesc: what all descriptors have in common; any of them may be cast to it. */
+typedef struct {
+  KD_DESC_HEAD
+} KdDesc;
+
+/**
+ * KdLossResult: filled by a loss.
+ * @loss: the weighted value (sum of coef x row value)
+ * @term: [terms of the descriptor], weighted parts to report
+ * @grad: by field index, for KD_FIELD_GRAD fields; ADD to it (it may hold other losses' gradients), in float32
+ */
+typedef struct {
+  gdouble loss;
+  gdouble term[KD_MAX_TERMS];
+  gfloat *grad[KD_MAX_FIELDS];
+} KdLossResult;
+
+typedef struct {
+  KD_DESC_HEAD
+  const gchar *const *terms; /* NULL-terminated names: "ce", "kd" */
+  gdouble default_weight;    /* of the `weight` property; 0 means 1 */
+  gboolean (*evaluate) (const KdCall *call, KdLossResult *ret, GError **error);
+} KdLossDesc;
+
+/** KdOutputs: @out by index of the output table, allocated by the base (not initialised) when its shape is known from the
+ * inputs and parameters, else NULL: then the leaf makes it (transfer full). */
+typedef struct {
+  KdTensor *out[KD_MAX_FIELDS];
+} KdOutputs;
+
+/** KdTransformDesc: fields into fields. An output with an input's name replaces it; dtype 0 in an output is the dtype of
+ * input 0. @drops: NULL-terminated names taken away. */
+typedef struct {
+  KD_DESC_HEAD
+  const KdFieldSpec *outputs;
+  const gchar *const *drops;
+  gboolean (*evaluate) (const KdCall *call, KdOutputs *ret, GError **error);
+  /* at the end of an epoch and of the stream, for diagnostics: (transfer full) a structure that is posted as an element message */
+  GstStructure *(*finish) (const KdCall *call);
+} KdTransformDesc;
+
+/** KdAugmentDesc: like a transform, drawing from kd_call_random only; the base gives `seed` and `views`, and writes
+ * sample.view = 1 + epoch modulo views, on which the draws depend instead of on the epoch. */
+typedef struct {
+  KD_DESC_HEAD
+  const KdFieldSpec *outputs;
+  gboolean (*evaluate) (const KdCall *call, KdOutputs *ret, GError **error);
+} KdAugmentDesc;
+
+/** KdSelectorDesc: which samples go on. @weight [N] comes filled with 1; 0 leaves a sample out. The base gives
+ * `mode` (weight: multiplies sample.weight; drop: rows with weight 0 leave the batch). */
+typedef struct {
+  KD_DESC_HEAD
+  gboolean (*evaluate) (const KdCall *call, gfloat *weight, GError **error);
+} KdSelectorDesc;
+
+/** KdSourceDesc: rows by index. The base owns order, shuffle, epochs, shards, batches and the cursor. @state has state_size
+ * bytes; @open sets the number of rows and the layout it will deliver (with sample.id int64 in it, or the base adds
+ * the row's index). @read adds the fields of rows @rows [n] to @batch. */
+typedef struct {
+  KD_DESC_HEAD
+  gboolean (*open) (gconstpointer params, gpointer state, gint64 *ret_n_rows, KdLayout *layout, GError **error);
+  gboolean (*read) (gpointer state, const gint64 *rows, gint64 n, KdBatch *batch, GError **error);
+  void (*close) (gpointer state);
+} KdSourceDesc;
+
+/** KdSinkDesc: batches to a file or a service. @open when the layout is known, @write each batch, @finish at the end of the
+ * stream (commit), @close always last. */
+typedef struct {
+  KD_DESC_HEAD
+  gboolean (*open) (gconstpointer params, gpointer state, const KdLayout *layout, GError **error);
+  gboolean (*write) (gpointer state, KdBatch *batch, GError **error);
+  gboolean (*finish) (gpointer state, GError **error);
+  void (*close) (gpointer state);
+} KdSinkDesc;
+
+/* Doors: run a leaf without a graph. @params: a block of params_size (kd_params_init), @state NULL or state_size bytes.
+ * The fields a leaf adds are put into @batch as its element would put them. */
+
+/** KdRunOptions: what the element's own properties would say; zero-initialise and use kd_run_options_init. */
+typedef struct {
+  gdouble weight;
+  gint reduction; /* KdReduction */
+  gdouble num_items;
+  gint64 ignore_index;
+  gint nan_policy; /* KdNanPolicy */
+  guint64 seed;
+  gint64 views;
+  gint mode; /* KdSelectMode */
+} KdRunOptions;
+
+typedef enum { KD_REDUCTION_TOKEN_MEAN, KD_REDUCTION_SUM, KD_REDUCTION_SEQ_MEAN, KD_REDUCTION_BATCH, KD_REDUCTION_NUM_ITEMS } KdReduction;
+typedef enum { KD_NAN_ERROR, KD_NAN_DROP, KD_NAN_ZERO } KdNanPolicy;
+typedef enum { KD_SELECT_WEIGHT, KD_SELECT_DROP } KdSelectMode;
+
+KD_API void kd_run_options_init (KdRunOptions *options);
+KD_API gboolean kd_loss_desc_run (const KdLossDesc *desc, gconstpointer params, const KdRunOptions *options,
+    gpointer state, KdBatch *batch, GError **error);
+KD_API gboolean kd_transform_desc_run (const KdTransformDesc *desc, gconstpointer params, const KdRunOptions *options,
+    gpointer state, KdBatch *batch, GError **error);
+KD_API gboolean kd_augment_desc_run (const KdAugmentDesc *desc, gconstpointer params, const KdRunOptions *options,
+    gpointer state, KdBatch *batch, GError **error);
+KD_API gboolean kd_selector_desc_run (const KdSelectorDesc *desc, gconstpointer params, const KdRunOptions *options,
+    gpointer state, KdBatch *batch, GError **error);
+
+/* One line at the end of a leaf's file makes the loadable plugin. */
+KD_API gboolean kd_loss_register (GstPlugin *plugin, const KdLossDesc *desc);
+KD_API gboolean kd_transform_register (GstPlugin *plugin, const KdTransformDesc *desc);
+KD_API gboolean kd_augment_register (GstPlugin *plugin, const KdAugmentDesc *desc);
+KD_API gboolean kd_selector_register (GstPlugin *plugin, const KdSelectorDesc *desc);
+KD_API gboolean kd_source_register (GstPlugin *plugin, const KdSourceDesc *desc);
+KD_API gboolean kd_sink_register (GstPlugin *plugin, const KdSinkDesc *desc);
+
+#ifndef KD_PLUGIN_VERSION
+#define KD_PLUGIN_VERSION "0.1.0"
+#endif
+#ifndef KD_PLUGIN_LICENSE
+#define KD_PLUGIN_LICENSE "LGPL"
+#endif
+#ifndef KD_PLUGIN_PACKAGE
+#define KD_PLUGIN_PACKAGE "kdstream"
+#endif
+#ifndef KD_PLUGIN_ORIGIN
+#define KD_PLUGIN_ORIGIN "https://kdstream.org"
+#endif
+
+/* GStreamer derives the symbol to look up from the file name libNAME.so: the build defines KD_PLUGIN_NAME (no quotes) as NAME. */
+#define KD_PLUGIN_DEFINE(description, init_body)                                                                       \
+  static gboolean kd_plugin_init (GstPlugin *plugin) { init_body }                                                     \
+  GST_PLUGIN_DEFINE (GST_VERSION_MAJOR, GST_VERSION_MINOR, KD_PLUGIN_NAME, description, kd_plugin_init,                \
+      KD_PLUGIN_VERSION, KD_PLUGIN_LICENSE, KD_PLUGIN_PACKAGE, KD_PLUGIN_ORIGIN)
+
+#define KD_LOSS_PLUGIN(desc) KD_PLUGIN_DEFINE ("kdstream loss", return kd_loss_register (plugin, &desc);)
+#define KD_TRANSFORM_PLUGIN(desc) KD_PLUGIN_DEFINE ("kdstream transform", return kd_transform_register (plugin, &desc);)
+#define KD_AUGMENT_PLUGIN(desc) KD_PLUGIN_DEFINE ("kdstream augmentation", return kd_augment_register (plugin, &desc);)
+#define KD_SELECTOR_PLUGIN(desc) KD_PLUGIN_DEFINE ("kdstream selector", return kd_selector_register (plugin, &desc);)
+#define KD_SOURCE_PLUGIN(desc) KD_PLUGIN_DEFINE ("kdstream source", return kd_source_register (plugin, &desc);)
+#define KD_SINK_PLUGIN(desc) KD_PLUGIN_DEFINE ("kdstream sink", return kd_sink_register (plugin, &desc);)
+
+/** kd_element_factory_desc: (transfer none) descriptor of a registered element (loads its plugin), or NULL when the element
+ * is not one of kdstream's leaves. @ret_kind: "loss", "transform", "augment", "selector", "source", "sink", "model". */
+KD_API const KdDesc *kd_element_factory_desc (GstElementFactory *factory, const gchar **ret_kind);
+
+G_END_DECLS

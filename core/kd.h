@@ -1,0 +1,18 @@
+/* kdstream: everything a plugin author needs. */
+#pragma once
+#include "kd-error.h"
+#include "kd-param.h"
+#include "math/kd-random.h"
+#include "batch/kd-tensor.h"
+#include "batch/kd-layout.h"
+#include "batch/kd-batch.h"
+#include "batch/kd-h5.h"
+#include "cache/kd-cache.h"
+#include "model/kd-engine.h"
+#include "model/kd-params.h"
+#include "model/kd-graph.h"
+#include "model/kd-model.h"
+#include "element/kd-desc.h"
+#include "element/kd-run.h"
+#include "element/kd-element.h"
+#include "element/kd-model-element.h"
