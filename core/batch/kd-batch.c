@@ -116,6 +116,7 @@ batch_init (GstMeta *meta, gpointer params, GstBuffer *buffer)
   batch->epoch = 0;
   batch->index = 0;
   batch->flags = 0;
+  batch->n_counted = 0;
   batch->fields = g_array_sized_new (FALSE, FALSE, sizeof (KdBatchField), 12);
   g_array_set_clear_func (batch->fields, field_clear);
   batch->notes = NULL;
@@ -146,6 +147,7 @@ batch_transform (GstBuffer *to, GstMeta *meta, GstBuffer *from, GQuark type, gpo
   new->epoch = old->epoch;
   new->index = old->index;
   new->flags = old->flags;
+  new->n_counted = old->n_counted;
   for (guint i = 0; i < old->fields->len; i++) {
     KdBatchField field = *kd_batch_nth (old, i);
     kd_tensor_ref (field.tensor);

@@ -23,6 +23,7 @@ typedef struct {
  * @n_samples: N, the first axis of every field that has one
  * @epoch: from 0
  * @index: of the batch in the run, from 0, over all epochs
+ * @n_counted: rows that the losses counted, 0 before any did, NaN when they disagree (gradient accumulation needs it)
  * @fields: in the order of their making
  *
  * Lives as a GstMeta on a GstBuffer whose single, non-mappable GstMemory has the size of all tensors together, so that
@@ -34,6 +35,7 @@ typedef struct {
   guint epoch;
   guint64 index;
   KdBatchFlags flags;
+  gdouble n_counted;
   /*< private >*/
   GArray *fields;   /* of KdBatchField */
   GPtrArray *notes; /* of KdBatchNote: tapes and the like */

@@ -52,6 +52,12 @@ kd_dtypes_to_string (guint set)
   return g_string_free (text, FALSE);
 }
 
+gboolean
+kd_dtypes_are_one (guint set)
+{
+  return set && !(set & (set - 1));
+}
+
 static inline guint32
 float_bits (gfloat f)
 {

@@ -37,6 +37,9 @@ KD_API KdDtype kd_dtype_from_name (const gchar *name);
 /** kd_dtypes_to_string: (transfer full) "float32|float16" of a set. */
 KD_API gchar *kd_dtypes_to_string (guint dtypes);
 
+/** kd_dtypes_are_one: whether the set holds exactly one type. */
+KD_API gboolean kd_dtypes_are_one (guint dtypes);
+
 #define KD_MAX_RANK 8
 
 typedef struct _KdTensor KdTensor;
