@@ -24,6 +24,8 @@ struct _KdElementClass {
   GstElementClass parent;
   const KdDesc *desc;
   const gchar *kind;
+  const KdParam *base;
+  gsize base_size;
   KdLayout *(*negotiate) (KdElement *self, const KdLayout *in, GError **error);
   gboolean (*process) (KdElement *self, GstBuffer **buffer, KdBatch *batch, GError **error);
   gboolean (*start) (KdElement *self, GError **error);
@@ -52,9 +54,14 @@ KD_API gboolean kd_element_has_trainer (KdElement *self);
 /** kd_element_post_error: (transfer full) @error as one element error, with the domain that GStreamer has for it. Works for any GstElement. */
 KD_API void kd_element_post_error (GstElement *element, GError *error);
 
-/** kd_element_class_install: pads' templates, metadata and properties of @desc. @klass: "Filter/Loss" and the like. For subclasses with a
- * parameter block of their own: call it in class_init. */
-KD_API void kd_element_class_install (KdElementClass *klass, const KdDesc *desc, const gchar *kind, const gchar *klass_keywords);
+/** kd_element_class_install: pads' templates, metadata, and the properties of @base (the base class's own table, or NULL) and of @desc,
+ * whose rows win where both have a name. @keywords: "Filter/Loss" and the like. Call it in class_init. */
+KD_API void kd_element_class_install (KdElementClass *klass, const KdDesc *desc, const gchar *kind, const gchar *keywords, const KdParam *base,
+    gsize base_size);
+/** kd_element_base_params: the snapshot of the base table's block. */
+KD_API gconstpointer kd_element_base_params (KdElement *self);
+/** kd_element_register: a leaf type derived from @parent with @desc as its class data; the types' class_init finds it there. */
+KD_API gboolean kd_element_register (GstPlugin *plugin, const KdDesc *desc, GType parent, GClassInitFunc class_init);
 
 /** kd_providers: (transfer full) "kdstudent, kdh5src": elements that can add @field, for messages. */
 KD_API gchar *kd_providers (const gchar *field);

@@ -1,0 +1,45 @@
+/* Internal: what the leaf elements (loss, transform, augment, selector) share. */
+#pragma once
+#include "kd-bind.h"
+#include "kd-element.h"
+
+G_BEGIN_DECLS
+
+/** KdLeaf: the state of a running leaf: its binding and its state block. */
+typedef struct {
+  KdBinding *binding;
+  gpointer state;
+} KdLeaf;
+
+#define KD_TYPE_LEAF_ELEMENT (kd_leaf_element_get_type ())
+G_DECLARE_DERIVABLE_TYPE (KdLeafElement, kd_leaf_element, KD, LEAF_ELEMENT, KdElement)
+
+/**
+ * KdLeafElementClass:
+ * @outputs: table of what the descriptor adds, or NULL
+ * @extend: the layout downstream, from the sizes of this one; default: the outputs
+ * @run: one batch
+ */
+struct _KdLeafElementClass {
+  KdElementClass parent;
+  const KdFieldSpec *outputs;
+  void (*extend) (KdLeafElement *self, const KdLeaf *leaf, const KdSizes *sizes, KdLayout *layout);
+  gboolean (*run) (KdLeafElement *self, const KdLeaf *leaf, KdBatch *batch, GError **error);
+};
+
+/** kd_leaf_element_peek: (transfer none). */
+const KdLeaf *kd_leaf_element_peek (KdLeafElement *self);
+
+/** kd_desc_state_new, kd_desc_state_free: a descriptor's state block. */
+gpointer kd_desc_state_new (const KdDesc *desc, gconstpointer params);
+void kd_desc_state_free (const KdDesc *desc, gpointer state);
+
+/** kd_layout_add_bound: the field as @sizes make it; '?' where a size is not known. */
+void kd_layout_add_bound (KdLayout *layout, const KdBoundField *field, const KdSizes *sizes, KdDtype fallback);
+
+GType kd_loss_get_type (void);
+GType kd_transform_get_type (void);
+GType kd_augment_get_type (void);
+GType kd_selector_get_type (void);
+
+G_END_DECLS
