@@ -15,4 +15,6 @@
 #include "element/kd-desc.h"
 #include "element/kd-run.h"
 #include "element/kd-element.h"
+#include "element/kd-sink.h"
+#include "element/kd-source.h"
 #include "element/kd-model-element.h"

@@ -115,6 +115,7 @@ batch_init (GstMeta *meta, gpointer params, GstBuffer *buffer)
   batch->n_samples = 0;
   batch->epoch = 0;
   batch->index = 0;
+  batch->cursor = 0;
   batch->flags = 0;
   batch->n_counted = 0;
   batch->fields = g_array_sized_new (FALSE, FALSE, sizeof (KdBatchField), 12);
@@ -146,6 +147,7 @@ batch_transform (GstBuffer *to, GstMeta *meta, GstBuffer *from, GQuark type, gpo
   new->n_samples = old->n_samples;
   new->epoch = old->epoch;
   new->index = old->index;
+  new->cursor = old->cursor;
   new->flags = old->flags;
   new->n_counted = old->n_counted;
   for (guint i = 0; i < old->fields->len; i++) {

@@ -23,6 +23,7 @@ typedef struct {
  * @n_samples: N, the first axis of every field that has one
  * @epoch: from 0
  * @index: of the batch in the run, from 0, over all epochs
+ * @cursor: rows of this epoch that the source had given out after this batch; where a resumed run goes on
  * @n_counted: rows that the losses counted, 0 before any did, NaN when they disagree (gradient accumulation needs it)
  * @fields: in the order of their making
  *
@@ -34,6 +35,7 @@ typedef struct {
   gint64 n_samples;
   guint epoch;
   guint64 index;
+  guint64 cursor;
   KdBatchFlags flags;
   gdouble n_counted;
   /*< private >*/

@@ -21,15 +21,18 @@ typedef struct _KdH5Writer KdH5Writer;
  * Uncompressed datasets, contiguous or chunked, are mapped; others go through libhdf5 with a chunk cache.
  *
  * Errors: KD_ERROR_IO (missing, truncated), KD_ERROR_FORMAT (not HDF5, refused storage, type, filter or link),
- * KD_ERROR_SHAPE (datasets disagree about N).
+ * KD_ERROR_SHAPE (datasets of a file that says kd.schema="batch/1" disagree about N). In other files (test vectors, checkpoints)
+ * they may disagree: read such a file with kd_h5_reader_read_all, the calls by rows refuse it.
  */
 KD_API KdH5Reader *kd_h5_reader_open (const gchar *path, const gchar *group, GError **error);
 KD_API void kd_h5_reader_close (KdH5Reader *reader);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (KdH5Reader, kd_h5_reader_close)
 
 KD_API const gchar *kd_h5_reader_path (const KdH5Reader *reader);
-/** kd_h5_reader_n_rows: N; 0 when there are only scalars. */
+/** kd_h5_reader_n_rows: N; 0 when there are only scalars, -1 when the datasets disagree. */
 KD_API gint64 kd_h5_reader_n_rows (const KdH5Reader *reader);
+/** kd_h5_reader_check_rows: KD_ERROR_SHAPE naming the datasets that disagree about N. */
+KD_API gboolean kd_h5_reader_check_rows (const KdH5Reader *reader, GError **error);
 /** kd_h5_reader_layout: (transfer none). */
 KD_API const KdLayout *kd_h5_reader_layout (const KdH5Reader *reader);
 /** kd_h5_reader_groups: (transfer full) names of the groups directly below. */

@@ -67,6 +67,21 @@ gboolean kd_selector_run_bound (const KdSelectorDesc *desc, const KdBinding *bin
     gpointer state, KdBatch *batch, GError **error);
 
 /* Tables of the bases' own properties, over KdRunOptions. */
+/** KdSourceOptions: what every source can be told. */
+typedef struct {
+  gint64 batch_size;
+  gboolean shuffle;
+  guint64 seed;
+  gint64 epochs;
+  gint64 first;
+  gint64 count;
+  gboolean drop_last;
+  gint64 shard_index;
+  gint64 shard_count;
+  gboolean validation;
+} KdSourceOptions;
+extern const KdParam kd_source_base_params[];
+
 extern const KdParam kd_loss_base_params[];
 extern const KdParam kd_augment_base_params[];
 extern const KdParam kd_selector_base_params[];

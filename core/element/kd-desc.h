@@ -95,6 +95,7 @@ typedef struct {
 
 /* Members that every descriptor begins with.
  * name: the element ("kdkl"); title, description: for gst-inspect; source: paper and equation, or origin
+ * provides: patterns of fields that it adds beside its outputs ("student.*"), for messages and kd inspect
  * state_init may be NULL (zeroed then); state_fields ends with a NULL name. */
 #define KD_DESC_HEAD                                                                                                   \
   const gchar *name;                                                                                                   \
@@ -102,6 +103,7 @@ typedef struct {
   const gchar *description;                                                                                            \
   const gchar *source;                                                                                                 \
   const gchar *formula;                                                                                                \
+  const gchar *provides;                                                                                                \
   const KdFieldSpec *fields;                                                                                           \
   const KdParam *params;                                                                                               \
   gsize params_size;                                                                                                   \
@@ -175,6 +177,7 @@ typedef struct {
   gboolean (*open) (gconstpointer params, gpointer state, gint64 *ret_n_rows, KdLayout *layout, GError **error);
   gboolean (*read) (gpointer state, const gint64 *rows, gint64 n, KdBatch *batch, GError **error);
   void (*close) (gpointer state);
+  gchar *(*fingerprint) (gpointer state); /* (transfer full) hex SHA-256 of the data set, or NULL */
 } KdSourceDesc;
 
 /** KdSinkDesc: batches to a file or a service. @open when the layout is known, @write each batch, @finish at the end of the

@@ -1,6 +1,7 @@
 /* KdElement: caps, layout, batches, events, errors for everything with one sink and one source pad. A GstElement and not a
  * GstBaseTransform: negotiation here is a function of a layout, and a batch costs two calls. */
 #include "kd-element.h"
+#include "kd-leaf.h"
 
 #include <string.h>
 
@@ -294,6 +295,8 @@ kd_element_sink_query (GstPad *pad, GstObject *parent, GstQuery *query)
     KdResume *resume;
     ok = gst_pad_peer_query (PRIVATE (self)->src, query);
     resume = ok ? kd_query_get_pointer (query, KD_QUERY_RESUME) : NULL;
+    if (resume && KD_ELEMENT_GET_CLASS (self)->resume)
+      KD_ELEMENT_GET_CLASS (self)->resume (self, resume);
     if (resume && resume->checkpoint) {
       g_clear_pointer (&PRIVATE (self)->pending, kd_checkpoint_unref);
       PRIVATE (self)->pending = kd_checkpoint_ref (resume->checkpoint);
@@ -427,6 +430,7 @@ kd_element_class_install (KdElementClass *klass, const KdDesc *desc, const gchar
   gst_element_class_set_metadata (GST_ELEMENT_CLASS (klass), desc->title, keywords, desc->description, "The kdstream developers");
   gst_element_class_add_static_pad_template (GST_ELEMENT_CLASS (klass), &sink);
   gst_element_class_add_static_pad_template (GST_ELEMENT_CLASS (klass), &src);
+  kd_element_class_describe (GST_ELEMENT_CLASS (klass), desc, kind, KD_IS_LEAF_ELEMENT_CLASS (klass) ? KD_LEAF_ELEMENT_CLASS (klass)->outputs : NULL);
 }
 
 static void

@@ -19,6 +19,7 @@ G_DECLARE_DERIVABLE_TYPE (KdElement, kd_element, KD, ELEMENT, GstElement)
  * @identify: add to the identity structure that passes
  * @upstream: an upstream kd event; TRUE: handled, but it goes on all the same (return value is kept)
  * @save, @load: state for checkpoints
+ * @resume: a kd-resume answer passes on its way to the source
  */
 struct _KdElementClass {
   GstElementClass parent;
@@ -36,6 +37,7 @@ struct _KdElementClass {
   gboolean (*upstream) (KdElement *self, GstEvent *event, GError **error);
   gboolean (*save) (KdElement *self, GHashTable *table, GError **error);
   gboolean (*load) (KdElement *self, GHashTable *table, GError **error);
+  void (*resume) (KdElement *self, KdResume *resume);
   gpointer padding[8];
 };
 

@@ -141,6 +141,12 @@ augment_identify (KdElement *element, GstStructure *identity)
 }
 
 static void
+augment_resume (KdElement *element, KdResume *resume)
+{
+  resume->views = ((const KdRunOptions *) kd_element_base_params (element))->views;
+}
+
+static void
 selector_extend (KdLeafElement *self, const KdLeaf *leaf, const KdSizes *sizes, KdLayout *layout)
 {
   const gint64 dims[1] = { KD_DIM_ANY };
@@ -186,6 +192,7 @@ kd_augment_class_init (KdAugmentClass *klass)
   klass->parent.extend = augment_extend;
   klass->parent.run = augment_run;
   klass->parent.parent.identify = augment_identify;
+  klass->parent.parent.resume = augment_resume;
 }
 
 static void

@@ -34,6 +34,9 @@ const KdLeaf *kd_leaf_element_peek (KdLeafElement *self);
 gpointer kd_desc_state_new (const KdDesc *desc, gconstpointer params);
 void kd_desc_state_free (const KdDesc *desc, gpointer state);
 
+/** kd_element_class_describe: kind and what it provides, into the metadata that GStreamer's registry keeps. */
+void kd_element_class_describe (GstElementClass *klass, const KdDesc *desc, const gchar *kind, const KdFieldSpec *outputs);
+
 /** kd_layout_add_bound: the field as @sizes make it; '?' where a size is not known. */
 void kd_layout_add_bound (KdLayout *layout, const KdBoundField *field, const KdSizes *sizes, KdDtype fallback);
 

@@ -63,9 +63,13 @@ typedef struct {
   gsize n_trainable;
 } KdStepCall;
 
-/** KdSaveCall: inside kd-save: every element with state puts it in. */
+/** KdSaveCall: inside kd-save: every element with state puts it in. @epoch, @cursor, @index: of the last batch that was trained on (batches
+ * under way in a queue do not count). */
 typedef struct {
   KdCheckpoint *checkpoint;
+  guint epoch;
+  guint64 cursor;
+  guint64 index;
   gboolean failed;
 } KdSaveCall;
 
@@ -77,6 +81,7 @@ typedef struct {
   KdCheckpoint *checkpoint; /* or NULL; (transfer full) to the querier */
   KdSkipFunc skip;          /* or NULL */
   gpointer skip_data;       /* alive as long as the sink is not stopped */
+  gint64 views;             /* -1, or the `views` of an augmentation between source and sink */
   gboolean failed;          /* an element refused its state and has posted why */
 } KdResume;
 

@@ -1,0 +1,135 @@
+/* Making a file appear whole or not at all: temporary name, room reserved, sync, rename, sync of the folder. */
+#include "kd-h5-private.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+/* HDF5's headers, tables and rounding, and the manifest beside. */
+#define ROOM_MARGIN_BYTES ((guint64) 256 << 10)
+
+gboolean
+kd_h5_reserve (const gchar *path, int fd, guint64 bytes, GError **error)
+{
+  g_autofree gchar *folder = g_path_get_dirname (path);
+  struct statvfs info;
+  guint64 free_bytes;
+
+  if (statvfs (folder, &info) < 0) {
+    g_set_error (error, KD_ERROR, KD_ERROR_IO, "Cannot write: path=\"%s\", folder=\"%s\", reason=%s", path, folder,
+        g_strerror (errno));
+    return FALSE;
+  }
+  free_bytes = (guint64) info.f_bavail * info.f_frsize;
+  if (free_bytes < bytes || free_bytes - bytes < MIN (ROOM_MARGIN_BYTES, bytes)) {
+    g_set_error (error, KD_ERROR, KD_ERROR_IO, "Disk full: path=\"%s\", wanted=%" G_GUINT64_FORMAT " bytes, free=%"
+        G_GUINT64_FORMAT " bytes; make room or choose another disk", path, bytes, free_bytes);
+    return FALSE;
+  }
+  /* The size stays: HDF5 grows the file itself. A file system that cannot reserve fails at the write instead. */
+  if (fd >= 0 && bytes && fallocate (fd, FALLOC_FL_KEEP_SIZE, 0, (off_t) bytes) < 0 && errno == ENOSPC) {
+    g_set_error (error, KD_ERROR, KD_ERROR_IO, "Disk full: path=\"%s\", wanted=%" G_GUINT64_FORMAT " bytes, free=%"
+        G_GUINT64_FORMAT " bytes; make room or choose another disk", path, bytes, free_bytes);
+    return FALSE;
+  }
+  return TRUE;
+}
+
+static int
+file_descriptor (hid_t file)
+{
+  void *handle = NULL;
+
+  return H5Fget_vfd_handle (file, H5P_DEFAULT, &handle) >= 0 && handle ? *(int *) handle : -1;
+}
+
+hid_t
+kd_h5_create (const gchar *path, guint64 bytes, gchar **ret_temporary, GError **error)
+{
+  g_auto (KdH5Guard) guard = kd_h5_enter ();
+  g_auto (KdHid) access = H5Pcreate (H5P_FILE_ACCESS);
+  g_autofree gchar *folder = g_path_get_dirname (path), *base = g_path_get_basename (path);
+  g_autofree gchar *name = g_strdup_printf (".%s.partial-%d", base, (int) getpid ());
+  g_autofree gchar *temporary = g_build_filename (folder, name, NULL);
+  hid_t file;
+
+  if (!kd_h5_reserve (path, -1, bytes, error))
+    return -1;
+  H5Pset_fclose_degree (access, H5F_CLOSE_STRONG);
+  H5Pset_file_locking (access, TRUE, TRUE);
+  file = H5Fcreate (temporary, H5F_ACC_TRUNC, H5P_DEFAULT, access);
+  if (file < 0) {
+    g_autofree gchar *reason = kd_h5_reason ();
+    const gchar *system = NULL;
+    if (faccessat (AT_FDCWD, folder, W_OK, AT_EACCESS) < 0)
+      system = g_strerror (errno);
+    g_set_error (error, KD_ERROR, KD_ERROR_IO, "Cannot write: path=\"%s\", reason=%s", path, system ? system : reason);
+    return -1;
+  }
+  if (bytes && !kd_h5_reserve (path, file_descriptor (file), bytes, error)) {
+    kd_hid_close (file);
+    unlink (temporary);
+    return -1;
+  }
+  *ret_temporary = g_steal_pointer (&temporary);
+  return file;
+}
+
+static gboolean
+sync_path (const gchar *path, int flags)
+{
+  int fd = open (path, flags | O_CLOEXEC), failed;
+
+  if (fd < 0)
+    return FALSE;
+  failed = fsync (fd);
+  /* Some file systems refuse to sync a folder; then there is nothing more to do. */
+  if (failed && (flags & O_DIRECTORY) && (errno == EINVAL || errno == ENOTSUP))
+    failed = 0;
+  close (fd);
+  return failed == 0;
+}
+
+gboolean
+kd_h5_publish (const gchar *temporary, const gchar *path, GError **error)
+{
+  g_autofree gchar *folder = g_path_get_dirname (path);
+
+  if (!sync_path (temporary, O_RDWR) || rename (temporary, path) < 0) {
+    int saved = errno;
+    unlink (temporary);
+    g_set_error (error, KD_ERROR, KD_ERROR_IO, "Cannot write: path=\"%s\", reason=%s", path, g_strerror (saved));
+    return FALSE;
+  }
+  if (!sync_path (folder, O_RDONLY | O_DIRECTORY)) {
+    g_set_error (error, KD_ERROR, KD_ERROR_IO, "Cannot sync: folder=\"%s\", reason=%s", folder, g_strerror (errno));
+    return FALSE;
+  }
+  return TRUE;
+}
+
+hid_t
+kd_h5_put (hid_t group, const gchar *name, KdDtype dtype, guint rank, const gint64 *dims, gconstpointer data)
+{
+  g_auto (KdHid) type = kd_h5_file_type (dtype);
+  g_auto (KdHid) dataset = -1;
+  g_auto (KdHid) space = -1;
+  hsize_t sizes[KD_MAX_RANK];
+  hsize_t elements = 1;
+
+  for (guint i = 0; i < rank; i++)
+    elements *= sizes[i] = (hsize_t) dims[i];
+  space = rank ? H5Screate_simple ((int) rank, sizes, NULL) : H5Screate (H5S_SCALAR);
+  dataset = H5Dcreate2 (group, name, type, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
+  if (dataset < 0 || (elements && H5Dwrite (dataset, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, data) < 0))
+    return -1;
+  if (dtype == KD_BFLOAT16 && !kd_h5_set_attribute (dataset, "kd.dtype", "bfloat16"))
+    return -1;
+  {
+    hid_t id = dataset;
+    dataset = -1;
+    return id;
+  }
+}

@@ -1,0 +1,289 @@
+/* KdH5Writer: rows are kept in memory up to a limit; what fits is written contiguous at the end, what does not goes out in
+ * chunks of whole rows. Nothing has the final name before all of it is on the disk. */
+#include "kd-h5-private.h"
+
+#include <string.h>
+#include <unistd.h>
+
+#define BUFFER_BYTES ((gsize) 32 << 20)
+#define CHUNK_BYTES ((gsize) 1 << 20)
+#ifndef KD_VERSION
+#define KD_VERSION "0.1.0"
+#endif
+
+/* One dataset that grows. A text field has two of them. */
+typedef struct {
+  gchar *name;
+  KdDtype dtype;
+  guint rank;
+  gint64 dims[KD_MAX_RANK]; /* of a row from 1 on */
+  gsize row_bytes;
+  gint64 chunk_rows;
+  GByteArray *buffer;
+  gint64 n_written; /* rows in the file */
+  hid_t dataset;    /* -1: none yet */
+} Column;
+
+struct _KdH5Writer {
+  gchar *path, *temporary;
+  hid_t file;
+  GPtrArray *columns; /* of Column */
+  KdLayout *layout;   /* NULL before the first rows */
+  gsize buffered;
+  gboolean failed;
+};
+
+static void
+column_free (gpointer data)
+{
+  Column *column = data;
+
+  kd_hid_close (column->dataset);
+  g_byte_array_unref (column->buffer);
+  g_free (column->name);
+  g_free (column);
+}
+
+KdH5Writer *
+kd_h5_writer_new (const gchar *path, GError **error)
+{
+  g_auto (KdH5Guard) guard = kd_h5_enter ();
+  g_autofree gchar *temporary = NULL;
+  hid_t file = kd_h5_create (path, 0, &temporary, error);
+  KdH5Writer *writer;
+
+  if (file < 0)
+    return NULL;
+  writer = g_new0 (KdH5Writer, 1);
+  writer->path = g_strdup (path);
+  writer->temporary = g_steal_pointer (&temporary);
+  writer->file = file;
+  writer->columns = g_ptr_array_new_with_free_func (column_free);
+  return writer;
+}
+
+void
+kd_h5_writer_close (KdH5Writer *writer)
+{
+  g_auto (KdH5Guard) guard = kd_h5_enter ();
+
+  g_ptr_array_unref (writer->columns);
+  kd_hid_close (writer->file);
+  if (writer->temporary)
+    unlink (writer->temporary);
+  g_clear_pointer (&writer->layout, kd_layout_free);
+  g_free (writer->temporary);
+  g_free (writer->path);
+  g_free (writer);
+}
+
+/* The file on the disk is of no use any more: give its room back at once. */
+static gboolean
+fail_write (KdH5Writer *writer, const gchar *name, gsize bytes, GError **error)
+{
+  g_autofree gchar *reason = kd_h5_reason ();
+  g_autoptr (GError) full = NULL;
+
+  writer->failed = TRUE;
+  if (!kd_h5_reserve (writer->path, -1, bytes, &full))
+    g_propagate_error (error, g_steal_pointer (&full));
+  else
+    g_set_error (error, KD_ERROR, KD_ERROR_IO, "Cannot write: path=\"%s\", dataset=\"%s\", wanted=%" G_GSIZE_FORMAT
+        " bytes, reason=%s", writer->path, name, bytes, reason);
+  if (writer->temporary)
+    unlink (writer->temporary);
+  return FALSE;
+}
+
+static Column *
+column_add (KdH5Writer *writer, gchar *name, KdDtype dtype, guint rank, const gint64 *dims)
+{
+  Column *column = g_new0 (Column, 1);
+
+  column->name = name;
+  column->dtype = dtype;
+  column->rank = MAX (rank, 1);
+  column->row_bytes = kd_dtype_size (dtype);
+  for (guint i = 1; i < rank; i++)
+    column->row_bytes *= (gsize) (column->dims[i] = dims[i]);
+  column->chunk_rows = (gint64) MAX (1, CHUNK_BYTES / MAX (column->row_bytes, 1));
+  column->buffer = g_byte_array_new ();
+  column->dataset = -1;
+  g_ptr_array_add (writer->columns, column);
+  return column;
+}
+
+static void
+column_append (KdH5Writer *writer, Column *column, gconstpointer data, gsize bytes)
+{
+  if (bytes)
+    g_byte_array_append (column->buffer, data, (guint) bytes);
+  writer->buffered += bytes;
+}
+
+/* The first rows fix which fields there are, and their shapes. */
+static void
+fix_layout (KdH5Writer *writer, guint n, const gchar *const *names, KdTensor *const *tensors)
+{
+  gint64 zero = 0;
+
+  writer->layout = kd_layout_new ();
+  for (guint i = 0; i < n; i++) {
+    const KdTensor *tensor = tensors[i];
+    Column *offsets;
+    kd_layout_set (writer->layout, names[i], tensor->dtype, MAX (tensor->rank, 1), tensor->dims);
+    if (tensor->dtype != KD_UTF8) {
+      column_add (writer, g_strdup (names[i]), tensor->dtype, tensor->rank, tensor->dims);
+      continue;
+    }
+    column_add (writer, g_strconcat (names[i], g_str_equal (names[i], "record") ? ".json" : ".bytes", NULL), KD_UINT8, 1, NULL);
+    offsets = column_add (writer, g_strconcat (names[i], ".offset", NULL), KD_INT64, 1, NULL);
+    column_append (writer, offsets, &zero, sizeof zero);
+  }
+}
+
+static gboolean
+check_append (KdH5Writer *writer, guint n, const gchar *const *names, KdTensor *const *tensors, GError **error)
+{
+  gint64 n_rows = -1;
+
+  if (n != kd_layout_n_fields (writer->layout)) {
+    g_autofree gchar *have = kd_layout_names (writer->layout);
+    g_set_error (error, KD_ERROR, KD_ERROR_FIELD, "Fields changed between batches: path=\"%s\", fields=%u, first batch=\"%s\"",
+        writer->path, n, have);
+    return FALSE;
+  }
+  for (guint i = 0; i < n; i++) {
+    const KdLayoutField *field = kd_layout_find (writer->layout, names[i]);
+    const KdTensor *tensor = tensors[i];
+    gint64 rows = tensor->rank ? tensor->dims[0] : 1;
+    if (!field) {
+      g_set_error (error, KD_ERROR, KD_ERROR_FIELD, "Field not in the first batch: path=\"%s\", field=%s", writer->path, names[i]);
+      return FALSE;
+    }
+    if (tensor->rank > 0 && !kd_layout_check_tensor (field, tensor, error))
+      return FALSE;
+    if (n_rows >= 0 && rows != n_rows) {
+      g_set_error (error, KD_ERROR, KD_ERROR_SHAPE, "Rows differ: path=\"%s\", field=%s, rows=%" G_GINT64_FORMAT
+          ", others have %" G_GINT64_FORMAT, writer->path, names[i], rows, n_rows);
+      return FALSE;
+    }
+    n_rows = rows;
+  }
+  return TRUE;
+}
+
+static gboolean
+column_create (KdH5Writer *writer, Column *column)
+{
+  g_auto (KdHid) type = kd_h5_file_type (column->dtype);
+  g_auto (KdHid) create = H5Pcreate (H5P_DATASET_CREATE);
+  g_auto (KdHid) access = H5Pcreate (H5P_DATASET_ACCESS);
+  g_auto (KdHid) space = -1;
+  hsize_t dims[KD_MAX_RANK] = { 0 }, limit[KD_MAX_RANK] = { H5S_UNLIMITED }, chunk[KD_MAX_RANK] = { 0 };
+
+  chunk[0] = (hsize_t) column->chunk_rows;
+  for (guint i = 1; i < column->rank; i++)
+    dims[i] = limit[i] = chunk[i] = (hsize_t) MAX (column->dims[i], 1);
+  space = H5Screate_simple ((int) column->rank, dims, limit);
+  H5Pset_chunk (create, (int) column->rank, chunk);
+  H5Pset_fill_time (create, H5D_FILL_TIME_NEVER);
+  /* No chunk cache: whole chunks go straight to the file. */
+  H5Pset_chunk_cache (access, 0, 0, 1.0);
+  column->dataset = H5Dcreate2 (writer->file, column->name, type, space, H5P_DEFAULT, create, access);
+  return column->dataset >= 0 &&
+      (column->dtype != KD_BFLOAT16 || kd_h5_set_attribute (column->dataset, "kd.dtype", "bfloat16"));
+}
+
+/* Write @rows rows of the buffer at the end of the dataset. */
+static gboolean
+column_extend (Column *column, gint64 rows)
+{
+  g_auto (KdHid) type = kd_h5_file_type (column->dtype);
+  g_auto (KdHid) space = -1;
+  g_auto (KdHid) memory = -1;
+  hsize_t start[KD_MAX_RANK] = { (hsize_t) column->n_written }, count[KD_MAX_RANK] = { (hsize_t) rows };
+  hsize_t extent[KD_MAX_RANK] = { (hsize_t) (column->n_written + rows) };
+
+  for (guint i = 1; i < column->rank; i++)
+    extent[i] = count[i] = (hsize_t) column->dims[i];
+  if (H5Dset_extent (column->dataset, extent) < 0)
+    return FALSE;
+  space = H5Dget_space (column->dataset);
+  memory = H5Screate_simple ((int) column->rank, count, NULL);
+  if (H5Sselect_hyperslab (space, H5S_SELECT_SET, start, NULL, count, NULL) < 0 ||
+      H5Dwrite (column->dataset, type, memory, space, H5P_DEFAULT, column->buffer->data) < 0)
+    return FALSE;
+  column->n_written += rows;
+  g_byte_array_remove_range (column->buffer, 0, (guint) ((gsize) rows * column->row_bytes));
+  return TRUE;
+}
+
+/* Send whole chunks out; with @all the rest too. */
+static gboolean
+flush_chunks (KdH5Writer *writer, gboolean all, GError **error)
+{
+  g_auto (KdH5Guard) guard = kd_h5_enter ();
+
+  writer->buffered = 0;
+  for (guint i = 0; i < writer->columns->len; i++) {
+    Column *column = g_ptr_array_index (writer->columns, i);
+    gint64 rows = column->row_bytes ? (gint64) (column->buffer->len / column->row_bytes) : 0;
+    gsize bytes = column->buffer->len;
+    if (!all)
+      rows -= rows % column->chunk_rows;
+    if ((column->dataset < 0 && !column_create (writer, column)) || (rows && !column_extend (column, rows)))
+      return fail_write (writer, column->name, bytes, error);
+    writer->buffered += column->buffer->len;
+  }
+  return TRUE;
+}
+
+static void
+append_text (KdH5Writer *writer, guint *at, const KdTensor *tensor)
+{
+  Column *bytes = g_ptr_array_index (writer->columns, *at), *offsets = g_ptr_array_index (writer->columns, *at + 1);
+  gint64 base = bytes->n_written + bytes->buffer->len - tensor->offsets[0];
+
+  column_append (writer, bytes, tensor->data, tensor->n_bytes);
+  for (gint64 i = 1; i <= tensor->dims[0]; i++) {
+    gint64 end = base + tensor->offsets[i];
+    column_append (writer, offsets, &end, sizeof end);
+  }
+  *at += 2;
+}
+
+static const KdTensor *
+find_tensor (guint n, const gchar *const *names, KdTensor *const *tensors, const Column *column)
+{
+  for (guint i = 0; i < n; i++)
+    if (g_str_has_prefix (column->name, names[i]) &&
+        (tensors[i]->dtype == KD_UTF8 ? column->name[strlen (names[i])] == '.' : g_str_equal (column->name, names[i])))
+      return tensors[i];
+  return NULL;
+}
+
+gboolean
+kd_h5_writer_append (KdH5Writer *writer, guint n, const gchar *const *names, KdTensor *const *tensors, GError **error)
+{
+  gsize bytes = 0;
+
+  g_return_val_if_fail (!writer->failed, FALSE);
+  for (guint i = 0; i < n; i++)
+    bytes += tensors[i]->n_bytes;
+  if (!writer->layout)
+    fix_layout (writer, n, names, tensors);
+  if (!check_append (writer, n, names, tensors, error))
+    return FALSE;
+  for (guint at = 0; at < writer->columns->len;) {
+    Column *column = g_ptr_array_index (writer->columns, at);
+    const KdTensor *tensor = find_tensor (n, names, tensors, column);
+    if (tensor->dtype == KD_UTF8) {
+      append_text (writer, &at, tensor);
+    } else {
+      column_append (writer, column, tensor->data, tensor->n_bytes);
+      at++;
+    }
+  }
+  return writer->buffered <= BUFFER_BYTES || flush_chunks (writer, FALSE, error);
+}
