@@ -1,0 +1,187 @@
+#include "kd-divergence.h"
+#include "kd-kernel.h"
+
+/* Running state of one row: maxima so far, sums of exponentials relative to them, and the sum of (weight x difference). */
+typedef struct {
+  float max_s, max_t;
+  double z_s, z_t, cross;
+} Running;
+
+/* One block into the sums. When a maximum rises, what was summed before is moved to the new reference first. */
+KD_BODY void
+block_sums (const float *s, const float *t, int64_t n, float max_s, float max_t, float inv_t, KdDivergenceKind kind, int cross_entropy,
+    Running *run)
+{
+  float z_s = 0.0f, z_t = 0.0f, cross = 0.0f;
+
+  if (run->z_s > 0.0 && (max_s > run->max_s || max_t > run->max_t)) {
+    double step_s = max_s > run->max_s ? ((double) run->max_s - max_s) * inv_t : 0.0;
+    double step_t = max_t > run->max_t ? ((double) run->max_t - max_t) * inv_t : 0.0;
+    double factor_s = exp (step_s), factor_t = exp (step_t);
+    if (kind == KD_DIVERGENCE_REVERSE_KL)
+      run->cross = factor_s * (run->cross + run->z_s * (step_s - step_t));
+    else
+      run->cross = factor_t * (run->cross + run->z_t * ((cross_entropy ? 0.0 : step_t) - step_s));
+    run->z_s *= factor_s;
+    run->z_t *= factor_t;
+  }
+  max_s = run->max_s = max_s > run->max_s ? max_s : run->max_s;
+  max_t = run->max_t = max_t > run->max_t ? max_t : run->max_t;
+#pragma omp simd reduction(+ : z_s, z_t, cross)
+  for (int64_t i = 0; i < n; i++) {
+    float d_s = (s[i] - max_s) * inv_t, d_t = (t[i] - max_t) * inv_t;
+    float e_s = kd_expf (d_s), e_t = kd_expf (d_t);
+    z_s += e_s;
+    z_t += e_t;
+    cross += kind == KD_DIVERGENCE_REVERSE_KL ? e_s * (d_s - d_t) : e_t * ((cross_entropy ? 0.0f : d_t) - d_s);
+  }
+  run->z_s += z_s;
+  run->z_t += z_t;
+  run->cross += cross;
+}
+
+/* grad += a q - b p (forward) or a q (l_q - l_p + shift) (reverse), where a and b hold the normalisers. */
+KD_BODY void
+block_gradient (const float *s, const float *t, int64_t n, const Running *run, float inv_t, KdDivergenceKind kind, float a, float b,
+    float *grad)
+{
+  float max_s = run->max_s, max_t = run->max_t;
+
+#pragma omp simd
+  for (int64_t i = 0; i < n; i++) {
+    float d_s = (s[i] - max_s) * inv_t, d_t = (t[i] - max_t) * inv_t;
+    if (kind == KD_DIVERGENCE_REVERSE_KL)
+      grad[i] += a * kd_expf (d_s) * (d_s - d_t + b);
+    else
+      grad[i] += a * kd_expf (d_s) - b * kd_expf (d_t);
+  }
+}
+
+/* Whole row; *ret_value is NaN when the row needs the exact way (nothing is written then). */
+KD_BODY void
+row_kind (const KdDivergence *call, int64_t row, double *ret_value, KdDivergenceKind kind, KdReal type, int cross_entropy)
+{
+  const float *student = call->student + row * call->size;
+  const void *teacher = kd_row_of (call->teacher, type, row, call->size);
+  float *grad = call->grad ? call->grad + row * call->size : NULL;
+  Running run = { -FLT_MAX, -FLT_MAX, 0.0, 0.0, 0.0 };
+  float inv_t = (float) (1.0 / call->temperature), buffer[KD_BLOCK] __attribute__ ((aligned (64)));
+  double log_z, value, c;
+
+  *ret_value = NAN;
+  for (int64_t at = 0; at < call->size; at += KD_BLOCK) {
+    int64_t n = call->size - at < KD_BLOCK ? call->size - at : KD_BLOCK;
+    const float *s = student + at, *t = kd_load_block (teacher, type, at, n, buffer);
+    int fast_s, fast_t;
+    float max_s = kd_block_max (s, n, &fast_s), max_t = kd_block_max (t, n, &fast_t);
+    if (!fast_s || !fast_t)
+      return;
+    block_sums (s, t, n, max_s, max_t, inv_t, kind, cross_entropy, &run);
+  }
+  log_z = log (run.z_s) - (cross_entropy ? 0.0 : log (run.z_t));
+  value = kind == KD_DIVERGENCE_REVERSE_KL ? run.cross / run.z_s - log_z : run.cross / run.z_t + log_z;
+  *ret_value = value;
+  if (!grad)
+    return;
+  c = call->coef[row] * call->scale / call->temperature;
+  for (int64_t at = 0; at < call->size; at += KD_BLOCK) {
+    int64_t n = call->size - at < KD_BLOCK ? call->size - at : KD_BLOCK;
+    const float *t = kd_load_block (teacher, type, at, n, buffer);
+    float b = (float) (kind == KD_DIVERGENCE_REVERSE_KL ? -log_z - value : c / run.z_t);
+    block_gradient (student + at, t, n, &run, inv_t, kind, (float) (c / run.z_s), b, grad + at);
+  }
+}
+
+KD_BODY void
+row_fast_body (const KdDivergence *call, int64_t row, double *ret_value)
+{
+  /* constants where the loops depend on them */
+  if (call->kind == KD_DIVERGENCE_REVERSE_KL && call->teacher_type == KD_REAL_F32)
+    row_kind (call, row, ret_value, KD_DIVERGENCE_REVERSE_KL, KD_REAL_F32, 0);
+  else if (call->kind == KD_DIVERGENCE_REVERSE_KL)
+    row_kind (call, row, ret_value, KD_DIVERGENCE_REVERSE_KL, call->teacher_type, 0);
+  else if (call->cross_entropy)
+    row_kind (call, row, ret_value, KD_DIVERGENCE_FORWARD_KL, call->teacher_type, 1);
+  else if (call->teacher_type == KD_REAL_F32)
+    row_kind (call, row, ret_value, KD_DIVERGENCE_FORWARD_KL, KD_REAL_F32, 0);
+  else
+    row_kind (call, row, ret_value, KD_DIVERGENCE_FORWARD_KL, call->teacher_type, 0);
+}
+
+KD_KERNEL (row_fast, (const KdDivergence *call, int64_t row, double *ret_value), (call, row, ret_value))
+
+typedef struct {
+  double lse_s, lse_t;
+} Normalisers;
+
+/* log-sum-exp of both rows over their finite values; FALSE when a row has NaN, +infinity or no finite value at all. */
+static int
+exact_normalisers (const KdDivergence *call, const float *s, const void *teacher, Normalisers *ret)
+{
+  double inv_t = 1.0 / call->temperature, max_s = -INFINITY, max_t = -INFINITY, z_s = 0.0, z_t = 0.0;
+
+  for (int64_t i = 0; i < call->size; i++) {
+    double a = s[i], b = kd_load_value (teacher, call->teacher_type, i);
+    if (isnan (a) || isnan (b) || a == INFINITY || b == INFINITY || (call->reject_infinite && (isinf (a) || isinf (b))))
+      return 0;
+    max_s = fmax (max_s, a * inv_t);
+    max_t = fmax (max_t, b * inv_t);
+  }
+  if (isinf (max_s) || isinf (max_t))
+    return 0;
+  for (int64_t i = 0; i < call->size; i++) {
+    z_s += exp (s[i] * inv_t - max_s);
+    z_t += exp (kd_load_value (teacher, call->teacher_type, i) * inv_t - max_t);
+  }
+  ret->lse_s = max_s + log (z_s);
+  ret->lse_t = max_t + log (z_t);
+  return 1;
+}
+
+/* The definition in double: term_j = p (l_p - l_q) or q (l_q - l_p), A_j = -p or the term, gradient (A_j - q_j sum A) / T, all over the
+ * ids that are not left out. */
+static double
+row_exact (const KdDivergence *call, int64_t row)
+{
+  const float *s = call->student + row * call->size;
+  const void *teacher = kd_row_of (call->teacher, call->teacher_type, row, call->size);
+  float *grad = call->grad ? call->grad + row * call->size : NULL;
+  int reverse = call->kind == KD_DIVERGENCE_REVERSE_KL;
+  double inv_t = 1.0 / call->temperature, value = 0.0, sum_a = 0.0, c = call->coef[row] * call->scale * inv_t;
+  Normalisers norm;
+
+  if (!exact_normalisers (call, s, teacher, &norm))
+    return NAN;
+  for (int pass = 0; pass < (grad ? 2 : 1); pass++)
+    for (int64_t i = 0; i < call->size; i++) {
+      double l_q = s[i] * inv_t - norm.lse_s, l_p = kd_load_value (teacher, call->teacher_type, i) * inv_t - norm.lse_t;
+      double q = exp (l_q), p = exp (l_p), a;
+      if (isinf (s[i]) || (isinf (l_p) && (reverse || !call->cross_entropy)))
+        continue;
+      a = reverse ? (q > 0.0 ? q * (l_q - l_p) : 0.0) : -p;
+      if (pass == 1) {
+        grad[i] += (float) (c * (a - q * sum_a));
+        continue;
+      }
+      sum_a += a;
+      value += reverse ? a : p > 0.0 ? p * ((call->cross_entropy ? 0.0 : l_p) - l_q) : 0.0;
+    }
+  return value;
+}
+
+void
+kd_divergence_rows (const KdDivergence *call)
+{
+  int level = kd_kernel_level (call->level);
+
+#pragma omp parallel for schedule(static) if (call->n > 1 && call->n * call->size >= KD_PARALLEL_ELEMENTS)
+  for (int64_t row = 0; row < call->n; row++) {
+    double value = 0.0;
+    if (call->coef[row] != 0.0) {
+      row_fast[level] (call, row, &value);
+      if (isnan (value))
+        value = row_exact (call, row);
+    }
+    call->value[row] = value;
+  }
+}

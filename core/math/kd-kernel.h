@@ -1,0 +1,172 @@
+/* Internal to core/math: what the kernels are made of.
+ *
+ * A kernel is one KD_BODY function that works on one row in loops the compiler vectorises (omp simd lets it reorder a sum; nothing else is
+ * relaxed). KD_KERNEL instantiates it for x86-64, -v2, -v3 (AVX2, FMA) and -v4 (AVX-512); a KD_BODY is always inlined, because a function
+ * that is called from a specialised one keeps the plain instruction set. Other machines get the one instance that their compiler makes. */
+#pragma once
+#include "kd-reduce.h"
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+#define KD_BODY static inline __attribute__ ((always_inline))
+
+/* Values above this go through the exact path: below it no difference, scaled by 1/T <= 100 and summed over a block, leaves float32. */
+#define KD_FAST_LIMIT 1e25f
+/* Floats summed in float32 lanes before the sum goes on in double. */
+#define KD_BLOCK 512
+/* Elements of a call below which a parallel region costs more than it gives. */
+#define KD_PARALLEL_ELEMENTS (1 << 16)
+
+#if defined(__x86_64__)
+#define KD_KERNEL(name, parameters, arguments)                                                                         \
+  static void name##_v1 parameters { name##_body arguments; }                                                         \
+  __attribute__ ((target ("sse4.2,popcnt"))) static void name##_v2 parameters { name##_body arguments; }              \
+  __attribute__ ((target ("avx2,fma,f16c,bmi,bmi2,lzcnt,popcnt"))) static void name##_v3 parameters { name##_body arguments; } \
+  __attribute__ ((target ("avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,f16c,bmi,bmi2,lzcnt,popcnt,prefer-vector-width=512"))) \
+  static void name##_v4 parameters { name##_body arguments; }                                                         \
+  static void (*const name[5]) parameters = { name##_v1, name##_v1, name##_v2, name##_v3, name##_v4 };
+#else
+#define KD_KERNEL(name, parameters, arguments)                                                                         \
+  static void name##_v1 parameters { name##_body arguments; }                                                         \
+  static void (*const name[5]) parameters = { name##_v1, name##_v1, name##_v1, name##_v1, name##_v1 };
+#endif
+
+/* The instance to call: as asked, but never more than the machine has. */
+static inline int
+kd_kernel_level (int asked)
+{
+  int have = kd_cpu_level ();
+
+  return asked > 0 && asked < have ? asked : have;
+}
+
+KD_BODY float
+kd_as_float (uint32_t bits)
+{
+  float value;
+
+  memcpy (&value, &bits, sizeof value);
+  return value;
+}
+
+KD_BODY uint32_t
+kd_as_bits (float value)
+{
+  uint32_t bits;
+
+  memcpy (&bits, &value, sizeof bits);
+  return bits;
+}
+
+/* Round to the nearest integer: added to this, a float has no fraction bits left; the low bits then are the integer. */
+#define KD_ROUND_MAGIC 12582912.0f /* 1.5 x 2^23 */
+
+/* e^x within 2 ulp for x <= 88; below -87.7 it is 0 (subnormal results are flushed). Cody-Waite reduction by ln 2 in two parts, degree 7
+ * polynomial of Cephes expf, exponent put together in integers. */
+KD_BODY float
+kd_expf (float x)
+{
+  float t, n, r, p;
+
+  x = x > -88.0f ? x : -88.0f;
+  t = x * 1.44269504088896341f + KD_ROUND_MAGIC;
+  n = t - KD_ROUND_MAGIC;
+  r = x - n * 0.693359375f;
+  r = r + n * 2.12194440e-4f;
+  p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  /* n + 127 is 0 for the smallest arguments: the scale then is +0 and so is the result */
+  return p * kd_as_float ((kd_as_bits (t) - kd_as_bits (KD_ROUND_MAGIC) + 127u) << 23);
+}
+
+/* ln x within 2 ulp for normal positive x. Mantissa in [sqrt 1/2, sqrt 2), polynomial of Cephes logf. */
+KD_BODY float
+kd_logf (float x)
+{
+  uint32_t bits = kd_as_bits (x) - 0x3f3504f3u; /* sqrt (1/2) */
+  float e = (float) (((int32_t) bits) >> 23);
+  float m = kd_as_float ((bits & 0x007fffffu) + 0x3f3504f3u) - 1.0f, z = m * m, p;
+
+  p = 7.0376836292e-2f;
+  p = p * m - 1.1514610310e-1f;
+  p = p * m + 1.1676998740e-1f;
+  p = p * m - 1.2420140846e-1f;
+  p = p * m + 1.4249322787e-1f;
+  p = p * m - 1.6668057665e-1f;
+  p = p * m + 2.0000714765e-1f;
+  p = p * m - 2.4999993993e-1f;
+  p = p * m + 3.3333331174e-1f;
+  p = p * m * z - e * 2.12194440e-4f - 0.5f * z;
+  return m + p + e * 0.693359375f;
+}
+
+/* binary16 to binary32 without the F16C instructions, so that one body serves all: shifting puts exponent and fraction in place, the
+ * product moves the bias (and makes subnormals normal); infinities and NaN get the full exponent. */
+KD_BODY float
+kd_half_bits_to_float (uint16_t half)
+{
+  uint32_t magnitude = (uint32_t) (half & 0x7fff) << 13;
+  uint32_t special = (half & 0x7c00) == 0x7c00 ? 0x7f800000u : 0u;
+  uint32_t bits = kd_as_bits (kd_as_float (magnitude) * 0x1p112f);
+
+  return kd_as_float (bits | special | (uint32_t) (half & 0x8000) << 16);
+}
+
+/* @n values from @at on as float32: the memory itself, or converted into @buffer. */
+KD_BODY const float *
+kd_load_block (const void *row, KdReal type, int64_t at, int64_t n, float *buffer)
+{
+  if (type == KD_REAL_F32)
+    return (const float *) row + at;
+  if (type == KD_REAL_F16) {
+    const uint16_t *from = (const uint16_t *) row + at;
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++)
+      buffer[i] = kd_half_bits_to_float (from[i]);
+  } else {
+    const uint16_t *from = (const uint16_t *) row + at;
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++)
+      buffer[i] = kd_as_float ((uint32_t) from[i] << 16);
+  }
+  return buffer;
+}
+
+/* One value as double: for the exact paths. */
+static inline double
+kd_load_value (const void *row, KdReal type, int64_t i)
+{
+  if (type == KD_REAL_F32)
+    return ((const float *) row)[i];
+  if (type == KD_REAL_F16)
+    return kd_half_bits_to_float (((const uint16_t *) row)[i]);
+  return kd_as_float ((uint32_t) ((const uint16_t *) row)[i] << 16);
+}
+
+static inline const void *
+kd_row_of (const void *data, KdReal type, int64_t row, int64_t size)
+{
+  return (const char *) data + (size_t) row * (size_t) size * kd_real_size (type);
+}
+
+/* The largest of a block and whether all values can go the fast way (finite and not enormous). */
+KD_BODY float
+kd_block_max (const float *x, int64_t n, int *ret_fast)
+{
+  float max = -FLT_MAX;
+  int bad = 0;
+
+#pragma omp simd reduction(max : max) reduction(| : bad)
+  for (int64_t i = 0; i < n; i++) {
+    max = x[i] > max ? x[i] : max;
+    bad |= !(fabsf (x[i]) <= KD_FAST_LIMIT);
+  }
+  *ret_fast = !bad;
+  return max;
+}

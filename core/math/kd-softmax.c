@@ -1,0 +1,123 @@
+#include "kd-softmax.h"
+#include "kd-kernel.h"
+
+typedef struct {
+  double lse, max_probability;
+  int64_t argmax;
+} Summary;
+
+KD_BODY float
+block_exp_sum (const float *x, int64_t n, float max, float inv_t)
+{
+  float z = 0.0f;
+
+#pragma omp simd reduction(+ : z)
+  for (int64_t i = 0; i < n; i++)
+    z += kd_expf ((x[i] - max) * inv_t);
+  return z;
+}
+
+KD_BODY int64_t
+first_equal (const float *x, int64_t n, float value)
+{
+  int64_t i = 0;
+
+  while (i < n - 1 && x[i] != value)
+    i++;
+  return i;
+}
+
+/* lse is NaN when the row needs the exact way. */
+KD_BODY void
+row_kind (const KdSoftmax *call, int64_t row, Summary *ret, KdReal type)
+{
+  const void *x = kd_row_of (call->logits, type, row, call->size);
+  float *out = call->probability ? call->probability + row * call->size : NULL;
+  float inv_t = (float) (1.0 / call->temperature), max = -FLT_MAX, buffer[KD_BLOCK] __attribute__ ((aligned (64)));
+  double z = 0.0;
+
+  ret->lse = NAN;
+  for (int64_t at = 0; at < call->size; at += KD_BLOCK) {
+    int64_t n = call->size - at < KD_BLOCK ? call->size - at : KD_BLOCK;
+    const float *block = kd_load_block (x, type, at, n, buffer);
+    int fast;
+    float top = kd_block_max (block, n, &fast);
+    if (!fast)
+      return;
+    if (top > max) {
+      z *= at ? exp (((double) max - top) * inv_t) : 0.0;
+      ret->argmax = at + first_equal (block, n, top);
+      max = top;
+    }
+    z += block_exp_sum (block, n, max, inv_t);
+  }
+  ret->lse = max / call->temperature + log (z);
+  ret->max_probability = 1.0 / z;
+  for (int64_t at = 0; out && at < call->size; at += KD_BLOCK) {
+    int64_t n = call->size - at < KD_BLOCK ? call->size - at : KD_BLOCK;
+    const float *block = kd_load_block (x, type, at, n, buffer);
+    float scale = (float) (1.0 / z);
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++)
+      out[at + i] = scale * kd_expf ((block[i] - max) * inv_t);
+  }
+}
+
+KD_BODY void
+row_fast_body (const KdSoftmax *call, int64_t row, Summary *ret)
+{
+  if (call->type == KD_REAL_F32)
+    row_kind (call, row, ret, KD_REAL_F32);
+  else
+    row_kind (call, row, ret, call->type);
+}
+
+KD_KERNEL (row_fast, (const KdSoftmax *call, int64_t row, Summary *ret), (call, row, ret))
+
+static void
+row_exact (const KdSoftmax *call, int64_t row, Summary *ret)
+{
+  const void *x = kd_row_of (call->logits, call->type, row, call->size);
+  double max = -INFINITY, z = 0.0;
+
+  *ret = (Summary){ NAN, NAN, 0 };
+  for (int64_t i = 0; i < call->size; i++) {
+    double value = kd_load_value (x, call->type, i);
+    if (isnan (value) || value == INFINITY)
+      return;
+    if (value > max) {
+      max = value;
+      ret->argmax = i;
+    }
+  }
+  if (isinf (max))
+    return;
+  for (int64_t i = 0; i < call->size; i++)
+    z += exp ((kd_load_value (x, call->type, i) - max) / call->temperature);
+  ret->lse = max / call->temperature + log (z);
+  ret->max_probability = 1.0 / z;
+  for (int64_t i = 0; call->probability && i < call->size; i++)
+    call->probability[row * call->size + i] = (float) (exp ((kd_load_value (x, call->type, i) - max) / call->temperature) / z);
+}
+
+void
+kd_softmax_rows (const KdSoftmax *call)
+{
+  int level = kd_kernel_level (call->level);
+
+#pragma omp parallel for schedule(static) if (call->n > 1 && call->n * call->size >= KD_PARALLEL_ELEMENTS)
+  for (int64_t row = 0; row < call->n; row++) {
+    Summary summary = { NAN, NAN, 0 };
+    if (call->coef && call->coef[row] == 0.0)
+      continue;
+    row_fast[level] (call, row, &summary);
+    if (isnan (summary.lse))
+      row_exact (call, row, &summary);
+    if (call->lse)
+      call->lse[row] = summary.lse;
+    if (call->max)
+      call->max[row] = summary.max_probability;
+    if (call->argmax)
+      call->argmax[row] = summary.argmax;
+  }
+}
