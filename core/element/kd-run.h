@@ -9,13 +9,15 @@ G_BEGIN_DECLS
 
 /* Downstream, serialized: the end of an epoch. */
 #define KD_EVENT_EPOCH "kd-epoch"
-/* Downstream, sticky: what the rows came through; strings dataset, dataset-spec, teacher, teacher-spec, preprocessing; int64 n-rows (of the
- * whole run, 0 unknown). Each element adds to it. */
+/* Downstream, sticky: what the rows came through; strings dataset, dataset-spec, teacher, teacher-spec, preprocessing; int64 n-rows and
+ * n-batches (of the whole run, 0 unknown). Each element adds to it. */
 #define KD_EVENT_IDENTITY "kd-identity"
 /* Upstream, from kdtrain, in its streaming thread. */
 #define KD_EVENT_BACKWARD "kd-backward"
 #define KD_EVENT_STEP "kd-step"
 #define KD_EVENT_SAVE "kd-save"
+/* Upstream, from kdtrain, after the last step of the run: models write what they were told to. */
+#define KD_EVENT_FINISH "kd-finish"
 /* Query, from the source downstream, answered by the sink, before the first batch. */
 #define KD_QUERY_RESUME "kd-resume"
 /* Query downstream: does a trainer end this graph? */
@@ -42,6 +44,7 @@ KD_API gdouble kd_state_get_double (GHashTable *table, const gchar *name, gdoubl
 /**
  * KdBackward: travels upstream by pointer inside kd-backward (the sender waits, so no copy).
  * @train: whether modules accumulate parameter gradients
+ * @max_in_flight: batches that may be between a model and the trainer
  * @n_taken: how many models took part
  * @grad_norm2: sum of squares of all parameter gradients so far (filled when @last_micro_batch)
  * @error: first failure; the sender posts nothing more then
@@ -51,6 +54,7 @@ typedef struct {
   KdBatch *batch;
   gboolean last_micro_batch;
   gdouble scale; /* of this micro batch in the step's mean */
+  guint max_in_flight;
   guint n_taken;
   gdouble grad_norm2;
   gboolean failed;

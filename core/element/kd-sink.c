@@ -159,6 +159,8 @@ kd_sink_constructed (GObject *object)
   G_OBJECT_CLASS (kd_sink_parent_class)->constructed (object);
   kd_properties_init (&PRIVATE (self)->properties, desc->params, desc->params_size);
   gst_base_sink_set_sync (GST_BASE_SINK (self), FALSE);
+  /* The last sample would keep a batch and its tensors alive for nothing. */
+  gst_base_sink_set_last_sample_enabled (GST_BASE_SINK (self), FALSE);
 }
 
 static void

@@ -146,6 +146,7 @@ send_identity (KdSource *self)
   const KdSourceDesc *desc = DESC (self);
   const KdSourceOptions *options = priv->base_snapshot;
   g_autoptr (GString) spec = g_string_new (desc->name);
+  gint64 n_batches = (priv->n_shard + (options->drop_last ? 0 : options->batch_size - 1)) / options->batch_size;
   g_autofree gchar *fingerprint = desc->fingerprint ? desc->fingerprint (priv->state) : NULL;
 
   for (const KdParam *param = desc->params; param && param->type != KD_PARAM_TYPE_END; param++) {
@@ -155,7 +156,7 @@ send_identity (KdSource *self)
   gst_pad_push_event (GST_BASE_SRC_PAD (self),
       gst_event_new_custom (GST_EVENT_CUSTOM_DOWNSTREAM_STICKY,
           gst_structure_new (KD_EVENT_IDENTITY, "dataset", G_TYPE_STRING, fingerprint, "dataset-spec", G_TYPE_STRING, spec->str, "n-rows",
-              G_TYPE_INT64, priv->n_shard * options->epochs, NULL)));
+              G_TYPE_INT64, priv->n_shard * options->epochs, "n-batches", G_TYPE_INT64, n_batches * options->epochs, NULL)));
 }
 
 static void
