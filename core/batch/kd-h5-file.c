@@ -1,4 +1,5 @@
 /* Making a file appear whole or not at all: temporary name, room reserved, sync, rename, sync of the folder. */
+#define _GNU_SOURCE /* fallocate */
 #include "kd-h5-private.h"
 
 #include <errno.h>

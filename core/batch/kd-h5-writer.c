@@ -14,6 +14,7 @@
 /* One dataset that grows. A text field has two of them. */
 typedef struct {
   gchar *name;
+  const gchar *field; /* interned */
   KdDtype dtype;
   guint rank;
   gint64 dims[KD_MAX_RANK]; /* of a row from 1 on */
@@ -96,10 +97,11 @@ fail_write (KdH5Writer *writer, const gchar *name, gsize bytes, GError **error)
 }
 
 static Column *
-column_add (KdH5Writer *writer, gchar *name, KdDtype dtype, guint rank, const gint64 *dims)
+column_add (KdH5Writer *writer, const gchar *field, gchar *name, KdDtype dtype, guint rank, const gint64 *dims)
 {
   Column *column = g_new0 (Column, 1);
 
+  column->field = g_intern_string (field);
   column->name = name;
   column->dtype = dtype;
   column->rank = MAX (rank, 1);
@@ -133,11 +135,11 @@ fix_layout (KdH5Writer *writer, guint n, const gchar *const *names, KdTensor *co
     Column *offsets;
     kd_layout_set (writer->layout, names[i], tensor->dtype, MAX (tensor->rank, 1), tensor->dims);
     if (tensor->dtype != KD_UTF8) {
-      column_add (writer, g_strdup (names[i]), tensor->dtype, tensor->rank, tensor->dims);
+      column_add (writer, names[i], g_strdup (names[i]), tensor->dtype, tensor->rank, tensor->dims);
       continue;
     }
-    column_add (writer, g_strconcat (names[i], g_str_equal (names[i], "record") ? ".json" : ".bytes", NULL), KD_UINT8, 1, NULL);
-    offsets = column_add (writer, g_strconcat (names[i], ".offset", NULL), KD_INT64, 1, NULL);
+    column_add (writer, names[i], g_strconcat (names[i], g_str_equal (names[i], "record") ? ".json" : ".bytes", NULL), KD_UINT8, 1, NULL);
+    offsets = column_add (writer, names[i], g_strconcat (names[i], ".offset", NULL), KD_INT64, 1, NULL);
     column_append (writer, offsets, &zero, sizeof zero);
   }
 }
@@ -254,36 +256,138 @@ append_text (KdH5Writer *writer, guint *at, const KdTensor *tensor)
 }
 
 static const KdTensor *
-find_tensor (guint n, const gchar *const *names, KdTensor *const *tensors, const Column *column)
+find_tensor (guint n, const gchar *const *names, KdTensor *const *tensors, const gchar *field)
 {
-  for (guint i = 0; i < n; i++)
-    if (g_str_has_prefix (column->name, names[i]) &&
-        (tensors[i]->dtype == KD_UTF8 ? column->name[strlen (names[i])] == '.' : g_str_equal (column->name, names[i])))
-      return tensors[i];
-  return NULL;
+  guint i = 0;
+
+  while (i < n && !g_str_equal (names[i], field))
+    i++;
+  return i < n ? tensors[i] : NULL;
+}
+
+/* In pieces, so that a batch of any size fits the buffer's 32-bit length. */
+static gboolean
+append_number (KdH5Writer *writer, Column *column, const KdTensor *tensor, GError **error)
+{
+  const guint8 *data = tensor->data;
+  gsize piece = MAX (BUFFER_BYTES / MAX (column->row_bytes, 1), 1) * column->row_bytes;
+
+  for (gsize done = 0; done < tensor->n_bytes; done += piece) {
+    column_append (writer, column, data + done, MIN (piece, tensor->n_bytes - done));
+    if (writer->buffered > BUFFER_BYTES && !flush_chunks (writer, FALSE, error))
+      return FALSE;
+  }
+  return TRUE;
 }
 
 gboolean
 kd_h5_writer_append (KdH5Writer *writer, guint n, const gchar *const *names, KdTensor *const *tensors, GError **error)
 {
-  gsize bytes = 0;
-
   g_return_val_if_fail (!writer->failed, FALSE);
-  for (guint i = 0; i < n; i++)
-    bytes += tensors[i]->n_bytes;
   if (!writer->layout)
     fix_layout (writer, n, names, tensors);
   if (!check_append (writer, n, names, tensors, error))
     return FALSE;
   for (guint at = 0; at < writer->columns->len;) {
     Column *column = g_ptr_array_index (writer->columns, at);
-    const KdTensor *tensor = find_tensor (n, names, tensors, column);
-    if (tensor->dtype == KD_UTF8) {
+    const KdTensor *tensor = find_tensor (n, names, tensors, column->field);
+    if (tensor->dtype == KD_UTF8)
       append_text (writer, &at, tensor);
-    } else {
-      column_append (writer, column, tensor->data, tensor->n_bytes);
+    else if (append_number (writer, column, tensor, error))
       at++;
-    }
+    else
+      return FALSE;
   }
   return writer->buffered <= BUFFER_BYTES || flush_chunks (writer, FALSE, error);
+}
+
+gboolean
+kd_h5_writer_write (KdH5Writer *writer, const gchar *group, const gchar *name, KdTensor *tensor, GError **error)
+{
+  g_auto (KdH5Guard) guard = kd_h5_enter ();
+  g_auto (KdHid) parent = -1;
+  g_auto (KdHid) first = -1;
+  g_auto (KdHid) second = -1;
+  g_autofree gchar *bytes = g_strconcat (name, ".bytes", NULL), *offset = g_strconcat (name, ".offset", NULL);
+  gint64 n_bytes = (gint64) tensor->n_bytes, n_offsets = tensor->dims[0] + 1;
+
+  g_return_val_if_fail (!writer->failed, FALSE);
+  if (!kd_field_name_is_valid (name)) {
+    g_set_error (error, KD_ERROR, KD_ERROR_FIELD, "Not a field's name: \"%s\"; wanted lower case letters, digits and dots", name);
+    return FALSE;
+  }
+  if (!group)
+    parent = H5Gopen2 (writer->file, "/", H5P_DEFAULT);
+  else if (H5Lexists (writer->file, group, H5P_DEFAULT) > 0)
+    parent = H5Gopen2 (writer->file, group, H5P_DEFAULT);
+  else
+    parent = H5Gcreate2 (writer->file, group, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
+  if (tensor->dtype != KD_UTF8) {
+    first = kd_h5_put (parent, name, tensor->dtype, tensor->rank, tensor->dims, tensor->data);
+    return first >= 0 || fail_write (writer, name, tensor->n_bytes, error);
+  }
+  first = kd_h5_put (parent, bytes, KD_UINT8, 1, &n_bytes, tensor->data);
+  second = kd_h5_put (parent, offset, KD_INT64, 1, &n_offsets, tensor->offsets);
+  return (first >= 0 && second >= 0) || fail_write (writer, name, tensor->n_bytes, error);
+}
+
+gboolean
+kd_h5_writer_set_attribute (KdH5Writer *writer, const gchar *name, const gchar *value, GError **error)
+{
+  g_auto (KdH5Guard) guard = kd_h5_enter ();
+
+  return kd_h5_set_attribute (writer->file, name, value) || fail_write (writer, name, strlen (value), error);
+}
+
+/* Small enough to be still in memory: contiguous datasets, which any tool maps. */
+static gboolean
+write_contiguous (KdH5Writer *writer, GError **error)
+{
+  for (guint i = 0; i < writer->columns->len; i++) {
+    Column *column = g_ptr_array_index (writer->columns, i);
+    column->dims[0] = column->row_bytes ? (gint64) (column->buffer->len / column->row_bytes) : 0;
+    column->dataset = kd_h5_put (writer->file, column->name, column->dtype, column->rank, column->dims, column->buffer->data);
+    if (column->dataset < 0)
+      return fail_write (writer, column->name, column->buffer->len, error);
+  }
+  return TRUE;
+}
+
+static gboolean
+write_rows (KdH5Writer *writer, GError **error)
+{
+  Column *first = writer->columns->len ? g_ptr_array_index (writer->columns, 0) : NULL;
+  g_autofree gchar *fields = NULL;
+
+  if (!first)
+    return TRUE;
+  if (!kd_h5_reserve (writer->path, -1, writer->buffered, error))
+    return FALSE;
+  if (!(first->dataset < 0 ? write_contiguous (writer, error) : flush_chunks (writer, TRUE, error)))
+    return FALSE;
+  fields = kd_layout_to_string (writer->layout);
+  if (kd_h5_set_attribute (writer->file, "kd.schema", KD_H5_SCHEMA) && kd_h5_set_attribute (writer->file, "kd.fields", fields))
+    return TRUE;
+  return fail_write (writer, "kd.schema", 0, error);
+}
+
+gboolean
+kd_h5_writer_finish (KdH5Writer *writer, GError **error)
+{
+  g_auto (KdH5Guard) guard = kd_h5_enter ();
+  g_autofree gchar *temporary = NULL;
+  hid_t file;
+
+  g_return_val_if_fail (writer->temporary && !writer->failed, FALSE);
+  if (!write_rows (writer, error))
+    return FALSE;
+  if (!kd_h5_set_attribute (writer->file, "kd.created-by", "kdstream " KD_VERSION))
+    return fail_write (writer, "kd.created-by", 0, error);
+  g_ptr_array_set_size (writer->columns, 0);
+  file = writer->file;
+  writer->file = -1;
+  if (H5Fflush (file, H5F_SCOPE_LOCAL) < 0 || H5Fclose (file) < 0)
+    return fail_write (writer, "/", writer->buffered, error);
+  temporary = g_steal_pointer (&writer->temporary);
+  return kd_h5_publish (temporary, writer->path, error);
 }
