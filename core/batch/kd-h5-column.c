@@ -69,7 +69,7 @@ check_link (hid_t group, const gchar *name, const gchar *path, GError **error)
   if (H5Lget_info (group, name, &link, H5P_DEFAULT) < 0)
     return kd_h5_fail (error, KD_ERROR_FORMAT, path, name, "reason=damaged link");
   if (link.type != H5L_TYPE_HARD)
-    return kd_h5_fail (error, KD_ERROR_FORMAT, path, name, "reason=a %s link; links out of a batch file are refused: copy the "
+    return kd_h5_fail (error, KD_ERROR_FORMAT, path, name, "reason=%s link; links out of a batch file are refused: copy the "
         "data into it", link.type == H5L_TYPE_SOFT ? "soft" : "external");
   if (H5Oget_info_by_name2 (group, name, &object, H5O_INFO_BASIC, H5P_DEFAULT) < 0)
     return kd_h5_fail (error, KD_ERROR_FORMAT, path, name, "reason=damaged object header");
