@@ -240,6 +240,11 @@ KD_API gboolean kd_sink_register (GstPlugin *plugin, const KdSinkDesc *desc);
 #define KD_PLUGIN_ORIGIN "https://kdstream.org"
 #endif
 
+/* GST_PLUGIN_DEFINE wants it as autotools gives it. */
+#ifndef PACKAGE
+#define PACKAGE KD_PLUGIN_PACKAGE
+#endif
+
 /* GStreamer derives the symbol to look up from the file name libNAME.so: the build defines KD_PLUGIN_NAME (no quotes) as NAME. */
 #define KD_PLUGIN_DEFINE(description, init_body)                                                                       \
   static gboolean kd_plugin_init (GstPlugin *plugin) { init_body }                                                     \

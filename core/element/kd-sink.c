@@ -70,7 +70,8 @@ sink_render (GstBaseSink *base, GstBuffer *buffer)
     return GST_FLOW_ERROR;
   }
   if (!KD_SINK_GET_CLASS (self)->write (self, buffer, batch, &error)) {
-    kd_element_post_error (GST_ELEMENT (self), error);
+    if (error) /* else an element upstream failed and has said why */
+      kd_element_post_error (GST_ELEMENT (self), error);
     return GST_FLOW_ERROR;
   }
   return GST_FLOW_OK;
@@ -93,7 +94,8 @@ sink_event (GstBaseSink *base, GstEvent *event)
   } else if (gst_event_has_name (event, KD_EVENT_IDENTITY) && klass->identity)
     klass->identity (self, gst_event_get_structure (event));
   if (!ok) {
-    kd_element_post_error (GST_ELEMENT (self), error);
+    if (error)
+      kd_element_post_error (GST_ELEMENT (self), error);
     gst_event_unref (event);
     return FALSE;
   }

@@ -1,0 +1,58 @@
+/* kdtrain's own two files share this: the trainer and its reports. */
+#pragma once
+#include <kd/kd.h>
+
+enum { KD_SCHEDULE_CONSTANT, KD_SCHEDULE_LINEAR, KD_SCHEDULE_COSINE };
+
+typedef struct {
+  gint optimizer;
+  gdouble learning_rate;
+  gdouble weight_decay;
+  gdouble momentum;
+  gboolean nesterov;
+  gdouble beta1;
+  gdouble beta2;
+  gdouble epsilon;
+  gint schedule;
+  gint64 warmup_steps;
+  gint64 total_steps;
+  gdouble final_learning_rate;
+  gdouble clip_norm;
+  gint64 accumulate;
+  gchar *checkpoint;
+  gint64 checkpoint_every;
+  gboolean resume;
+  gint64 report_every;
+  gint64 max_in_flight;
+} KdTrainParams;
+
+typedef struct {
+  KdSink parent;
+  guint64 step;        /* taken */
+  guint64 micro;       /* batches of the step under way */
+  gdouble counted;     /* rows that count in it */
+  gdouble norm2;       /* of the gradients so far, when last measured */
+  gboolean checked;    /* the first batch's fields were all used */
+  guint epoch;         /* of the last batch trained on; with cursor and index the place to resume at */
+  guint64 cursor, index;
+  guint64 samples, first_sample; /* trained on: in all, before this process */
+  guint64 n_batches, n_rows;     /* of the whole run, as announced; 0 unknown */
+  gdouble last_norm, last_rate;
+  gint64 started_us, shown_us;
+  GHashTable *window; /* name -> running mean since the last report */
+  GHashTable *validation;
+} KdTrain;
+
+typedef struct {
+  KdSinkClass parent;
+} KdTrainClass;
+
+GType kd_train_get_type (void);
+#define KD_TRAIN(object) ((KdTrain *) (object))
+
+/* Reports: means over the batches since the last one, posted as element messages. */
+void kd_train_report_reset (KdTrain *self);
+void kd_train_report_batch (KdTrain *self, KdBatch *batch);
+void kd_train_report_validation (KdTrain *self, KdBatch *batch);
+void kd_train_report_step (KdTrain *self);
+void kd_train_report_epoch (KdTrain *self, guint epoch);
