@@ -7,6 +7,7 @@
 G_BEGIN_DECLS
 
 #define KD_TYPE_ELEMENT (kd_element_get_type ())
+KD_API GType kd_element_get_type (void);
 G_DECLARE_DERIVABLE_TYPE (KdElement, kd_element, KD, ELEMENT, GstElement)
 
 /**

@@ -7,6 +7,7 @@
 G_BEGIN_DECLS
 
 #define KD_TYPE_MODEL_ELEMENT (kd_model_element_get_type ())
+KD_API GType kd_model_element_get_type (void);
 G_DECLARE_DERIVABLE_TYPE (KdModelElement, kd_model_element, KD, MODEL_ELEMENT, KdElement)
 
 struct _KdModelElementClass {

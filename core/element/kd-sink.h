@@ -6,6 +6,7 @@
 G_BEGIN_DECLS
 
 #define KD_TYPE_SINK (kd_sink_get_type ())
+KD_API GType kd_sink_get_type (void);
 G_DECLARE_DERIVABLE_TYPE (KdSink, kd_sink, KD, SINK, GstBaseSink)
 
 /**

@@ -7,6 +7,7 @@
 G_BEGIN_DECLS
 
 #define KD_TYPE_SOURCE (kd_source_get_type ())
+KD_API GType kd_source_get_type (void);
 G_DECLARE_DERIVABLE_TYPE (KdSource, kd_source, KD, SOURCE, GstPushSrc)
 
 struct _KdSourceClass {

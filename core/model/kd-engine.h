@@ -26,6 +26,7 @@ typedef enum {
 } KdOp;
 
 #define KD_TYPE_ENGINE (kd_engine_get_type ())
+KD_API GType kd_engine_get_type (void);
 G_DECLARE_DERIVABLE_TYPE (KdEngine, kd_engine, KD, ENGINE, GObject)
 
 /**
