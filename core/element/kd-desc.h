@@ -227,6 +227,9 @@ KD_API gboolean kd_selector_register (GstPlugin *plugin, const KdSelectorDesc *d
 KD_API gboolean kd_source_register (GstPlugin *plugin, const KdSourceDesc *desc);
 KD_API gboolean kd_sink_register (GstPlugin *plugin, const KdSinkDesc *desc);
 
+#ifndef PACKAGE /* GST_PLUGIN_DEFINE names the source module by it */
+#define PACKAGE "kdstream"
+#endif
 #ifndef KD_PLUGIN_VERSION
 #define KD_PLUGIN_VERSION "0.1.0"
 #endif
