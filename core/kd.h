@@ -17,6 +17,7 @@
 #include "model/kd-engine.h"
 #include "model/kd-params.h"
 #include "model/kd-graph.h"
+#include "model/kd-ops.h"
 #include "model/kd-model.h"
 #include "element/kd-desc.h"
 #include "element/kd-run.h"
