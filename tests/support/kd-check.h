@@ -33,3 +33,9 @@
       ck_abort_msg ("unexpected error: %s", (err)->message);                                                           \
   }                                                                                                                    \
   G_STMT_END
+
+/* GStreamer's Check is older than these two. */
+#ifndef ck_assert_ptr_null
+#define ck_assert_ptr_null(p) ck_assert_msg ((p) == NULL, "%s is not NULL", #p)
+#define ck_assert_ptr_nonnull(p) ck_assert_msg ((p) != NULL, "%s is NULL", #p)
+#endif
