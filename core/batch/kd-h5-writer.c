@@ -7,6 +7,7 @@
 
 #define BUFFER_BYTES ((gsize) 32 << 20)
 #define CHUNK_BYTES ((gsize) 1 << 20)
+#define DEFLATE_LEVEL 4 /* beyond it time doubles for a few per cent of size */
 #ifndef KD_VERSION
 #define KD_VERSION "0.1.0"
 #endif
@@ -31,6 +32,7 @@ struct _KdH5Writer {
   GPtrArray *columns; /* of Column */
   KdLayout *layout;   /* NULL before the first rows */
   gsize buffered;
+  gboolean deflate;
   gboolean failed;
 };
 
@@ -76,6 +78,17 @@ kd_h5_writer_close (KdH5Writer *writer)
   g_free (writer->temporary);
   g_free (writer->path);
   g_free (writer);
+}
+
+gboolean
+kd_h5_writer_set_filter (KdH5Writer *writer, const gchar *filter, GError **error)
+{
+  g_return_val_if_fail (!writer->layout, FALSE);
+  writer->deflate = g_str_equal (filter, "deflate");
+  if (writer->deflate || g_str_equal (filter, "none"))
+    return TRUE;
+  g_set_error (error, KD_ERROR, KD_ERROR_UNSUPPORTED, "Unknown filter: path=\"%s\", filter=%s, known=\"none deflate\"", writer->path, filter);
+  return FALSE;
 }
 
 /* The file on the disk is of no use any more: give its room back at once. */
@@ -189,6 +202,10 @@ column_create (KdH5Writer *writer, Column *column)
     dims[i] = limit[i] = chunk[i] = (hsize_t) MAX (column->dims[i], 1);
   space = H5Screate_simple ((int) column->rank, dims, limit);
   H5Pset_chunk (create, (int) column->rank, chunk);
+  if (writer->deflate) {
+    H5Pset_shuffle (create);
+    H5Pset_deflate (create, DEFLATE_LEVEL);
+  }
   H5Pset_fill_time (create, H5D_FILL_TIME_NEVER);
   /* No chunk cache: whole chunks go straight to the file. */
   H5Pset_chunk_cache (access, 0, 0, 1.0);
@@ -363,7 +380,7 @@ write_rows (KdH5Writer *writer, GError **error)
     return TRUE;
   if (!kd_h5_reserve (writer->path, -1, writer->buffered, error))
     return FALSE;
-  if (!(first->dataset < 0 ? write_contiguous (writer, error) : flush_chunks (writer, TRUE, error)))
+  if (!(first->dataset < 0 && !writer->deflate ? write_contiguous (writer, error) : flush_chunks (writer, TRUE, error)))
     return FALSE;
   fields = kd_layout_to_string (writer->layout);
   if (kd_h5_set_attribute (writer->file, "kd.schema", KD_H5_SCHEMA) && kd_h5_set_attribute (writer->file, "kd.fields", fields))

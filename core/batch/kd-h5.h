@@ -41,6 +41,12 @@ KD_API gchar **kd_h5_reader_groups (KdH5Reader *reader);
 KD_API const gchar *kd_h5_reader_attribute (const KdH5Reader *reader, const gchar *name);
 KD_API gdouble kd_h5_reader_attribute_double (const KdH5Reader *reader, const gchar *name, gdouble fallback);
 
+/** kd_h5_reader_attribute_names: (transfer full) sorted. */
+KD_API gchar **kd_h5_reader_attribute_names (const KdH5Reader *reader);
+/** kd_h5_reader_storage: (transfer full) how @field lies in the file, in words: "contiguous", "chunks of 2048 rows", "chunks of 2048
+ * rows, shuffle, deflate"; NULL for an unknown field. */
+KD_API gchar *kd_h5_reader_storage (KdH5Reader *reader, const gchar *field);
+
 /** kd_h5_reader_read: rows [@first, @first + @n) of @field; a view of the mapping where it can be, else a copy. */
 KD_API KdTensor *kd_h5_reader_read (KdH5Reader *reader, const gchar *field, gint64 first, gint64 n, GError **error);
 /** kd_h5_reader_take: the rows @rows [n] in that order, copied. Rows outside the file: KD_ERROR_RANGE. */
@@ -58,6 +64,9 @@ KD_API gchar *kd_h5_fingerprint (KdH5Reader *reader, GError **error);
  * rows without compression; both can be mapped.
  */
 KD_API KdH5Writer *kd_h5_writer_new (const gchar *path, GError **error);
+/** kd_h5_writer_set_filter: "none" (the default) or "deflate" for all fields; before the first rows. Compressed datasets are chunked
+ * and cannot be mapped. KD_ERROR_UNSUPPORTED for another name. */
+KD_API gboolean kd_h5_writer_set_filter (KdH5Writer *writer, const gchar *filter, GError **error);
 /** kd_h5_writer_append: one batch's fields; the first call fixes the layout. @names [n], @tensors [n]. Rank-0 tensors get one
  * row a call. Full disk: KD_ERROR_IO. */
 KD_API gboolean kd_h5_writer_append (KdH5Writer *writer, guint n, const gchar *const *names, KdTensor *const *tensors,
