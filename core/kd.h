@@ -25,3 +25,4 @@
 #include "element/kd-sink.h"
 #include "element/kd-source.h"
 #include "element/kd-model-element.h"
+#include "element/kd-vectors.h"

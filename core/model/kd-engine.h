@@ -12,6 +12,8 @@ typedef struct _KdVar KdVar;
 typedef struct _KdGraph KdGraph;
 typedef struct _KdScript KdScript; /* a loaded TorchScript module */
 
+#define KD_SCRIPT_MAX_OUTPUTS 16
+
 /** KdOp: what an engine can compute. Meaning of inputs, integers and reals: kd-graph.h, which has one function an operation. */
 typedef enum {
   KD_OP_LINEAR, KD_OP_MATMUL, KD_OP_CONV1D, KD_OP_CONV2D, KD_OP_BATCH_NORM, KD_OP_LAYER_NORM, KD_OP_EMBEDDING,
@@ -52,7 +54,9 @@ struct _KdEngineClass {
   KdTensor *(*tensor) (KdVar *var, GError **error);
   gboolean (*backward) (KdGraph *graph, guint n, KdVar *const *outputs, KdTensor *const *grads, GError **error);
   KdTensor *(*grad) (KdVar *var, GError **error);
-  /* TorchScript; NULL where an engine has none */
+  /* TorchScript; NULL where an engine has none. script_bind moves the module's parameters into the (empty) set and freezes it.
+   * script_forward: @ret_outputs has room for KD_SCRIPT_MAX_OUTPUTS, the logits come first: the module's one tensor, the first of a
+   * tuple or list, the entry "logits" (else the first) of a dictionary. */
   KdScript *(*script_load) (KdEngine *engine, const gchar *path, GError **error);
   void (*script_free) (KdScript *script);
   gboolean (*script_bind) (KdScript *script, gpointer params, GError **error); /* KdParamSet: see kd-params.h */

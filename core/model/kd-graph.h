@@ -20,8 +20,12 @@ KD_API KdVar *kd_forward_fail (KdForward *forward, KdError code, const gchar *fo
 KD_API gboolean kd_forward_training (const KdForward *forward);
 
 KD_API KdVar *kd_forward_input (KdForward *forward, KdTensor *tensor, gboolean requires_grad);
+/** kd_forward_tensor: (transfer full) the value; no copy where it is contiguous, so a view of an input shares its memory. */
 KD_API KdTensor *kd_forward_tensor (KdForward *forward, KdVar *var, GError **error);
+/** kd_forward_backward: from @n outputs with the gradients given (same shapes): parameters' gradients ADD to the set's memory. Once a pass:
+ * what was kept for it is freed on the way. */
 KD_API gboolean kd_forward_backward (KdForward *forward, guint n, KdVar *const *outputs, KdTensor *const *grads, GError **error);
+/** kd_forward_grad: (transfer full) of an input made with requires_grad, after the backward pass; KD_ERROR_VALUE when none reached it. */
 KD_API KdTensor *kd_forward_grad (KdForward *forward, KdVar *var, GError **error);
 /** kd_var_shape: rank and dims (0 and untouched for NULL). */
 KD_API guint kd_var_shape (KdForward *forward, KdVar *var, gint64 *ret_dims);

@@ -39,6 +39,7 @@ KD_API gboolean kd_param_set_add (KdParamSet *set, const gchar *name, guint rank
     gboolean trainable, GError **error);
 /** kd_param_set_freeze: lay all out in one buffer (each aligned to 64 bytes) and initialise. */
 KD_API void kd_param_set_freeze (KdParamSet *set);
+KD_API gboolean kd_param_set_is_frozen (const KdParamSet *set);
 KD_API guint kd_param_set_n (const KdParamSet *set);
 KD_API const KdParamInfo *kd_param_set_nth (const KdParamSet *set, guint i);
 KD_API gint kd_param_set_find (const KdParamSet *set, const gchar *name); /* -1: none */
@@ -73,6 +74,8 @@ KD_API gboolean kd_param_set_save (KdParamSet *set, const gchar *path, const gch
 /** kd_param_set_load: names and shapes must agree in both directions (KD_ERROR_MISMATCH names the first that does not);
  * float16, bfloat16 and float64 files are converted. */
 KD_API gboolean kd_param_set_load (KdParamSet *set, const gchar *path, GError **error);
+/** kd_safetensors_metadata: (transfer full) the `__metadata__` of a safetensors file, string -> string; empty when it has none. */
+KD_API GHashTable *kd_safetensors_metadata (const gchar *path, GError **error);
 
 /** kd_param_set_get_state / set_state: values and moments as tensors, for checkpoints ("value.NAME", "moment1.NAME" ...). */
 KD_API void kd_param_set_get_state (KdParamSet *set, GHashTable *state); /* name (owned) -> KdTensor (owned) */
