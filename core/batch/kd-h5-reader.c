@@ -147,16 +147,21 @@ open_columns (KdH5Reader *reader, gboolean plain, GError **error)
   return TRUE;
 }
 
-/* A group of the root, reached through a hard link only. */
+/* A group, "expected" or "step.0/expected", reached through hard links only. */
 static gboolean
 check_group (const gchar *path, hid_t file, const gchar *group, GError **error)
 {
-  H5L_info_t link;
+  g_auto (GStrv) parts = g_strsplit (group, "/", -1);
+  g_autoptr (GString) so_far = g_string_new (NULL);
 
-  if (strchr (group, '/') || g_str_equal (group, ".") || H5Lexists (file, group, H5P_DEFAULT) <= 0)
-    return kd_h5_fail (error, KD_ERROR_FIELD, path, NULL, "group=\"%s\", reason=no such group", group);
-  if (H5Lget_info (file, group, &link, H5P_DEFAULT) < 0 || link.type != H5L_TYPE_HARD)
-    return kd_h5_fail (error, KD_ERROR_FORMAT, path, NULL, "group=\"%s\", reason=links out of a batch file are refused", group);
+  for (guint i = 0; parts[i]; i++) {
+    H5L_info_t link;
+    g_string_append_printf (so_far, "%s%s", i ? "/" : "", parts[i]);
+    if (!*parts[i] || g_str_equal (parts[i], ".") || g_str_equal (parts[i], "..") || H5Lexists (file, so_far->str, H5P_DEFAULT) <= 0)
+      return kd_h5_fail (error, KD_ERROR_FIELD, path, NULL, "group=\"%s\", reason=no such group", group);
+    if (H5Lget_info (file, so_far->str, &link, H5P_DEFAULT) < 0 || link.type != H5L_TYPE_HARD)
+      return kd_h5_fail (error, KD_ERROR_FORMAT, path, NULL, "group=\"%s\", reason=links out of a batch file are refused", group);
+  }
   return TRUE;
 }
 
