@@ -5,6 +5,7 @@ usage: make-digits.py OUTPUT.h5      (needs python3-sklearn and python3-h5py; ta
 
 The same input gives the same bytes, so that a rebuilt file can be compared with the committed one.
 """
+import json
 import sys
 
 import h5py
@@ -28,7 +29,7 @@ attributes = {
     "kd.schema": "batch/1",
     "kd.created-by": "tools/data/make-digits.py",
     "kd.fields": "input=uint8:1x8x8 label=int64 sample.id=int64",
-    "kd.classes": "0\n1\n2\n3\n4\n5\n6\n7\n8\n9",
+    "kd.classes": json.dumps([str(i) for i in range(10)]),
     "kd.origin": "Alpaydin, E. and Kaynak, C. (1998). Optical Recognition of Handwritten Digits. UCI Machine Learning "
     "Repository. https://doi.org/10.24432/C50P49 (test set, as in scikit-learn's load_digits; counts 0..16 scaled to 0..255)",
     "kd.licence": "CC BY 4.0, https://creativecommons.org/licenses/by/4.0/",
