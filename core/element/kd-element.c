@@ -17,6 +17,7 @@ typedef struct {
   KdCheckpoint *pending; /* state to take once the element is ready for it */
   gint trainer;          /* -1: not asked yet */
   gboolean started;
+  gboolean failed; /* said once why; GStreamer sends refused caps again with every buffer */
 } KdElementPrivate;
 
 G_DEFINE_ABSTRACT_TYPE_WITH_PRIVATE (KdElement, kd_element, GST_TYPE_ELEMENT)
@@ -173,6 +174,10 @@ kd_element_chain (GstPad *pad, GstObject *parent, GstBuffer *buffer)
   GError *error = NULL;
   KdBatch *batch;
 
+  if (G_UNLIKELY (priv->failed)) {
+    gst_buffer_unref (buffer);
+    return GST_FLOW_ERROR;
+  }
   if (G_UNLIKELY (!priv->out)) {
     gst_buffer_unref (buffer);
     GST_ELEMENT_ERROR (self, CORE, NEGOTIATION, ("No layout before the first batch: element=%s", GST_OBJECT_NAME (self)), (NULL));
@@ -206,9 +211,12 @@ sink_caps (KdElement *self, GstEvent *event)
   gboolean ok;
 
   gst_event_parse_caps (event, &caps);
-  ok = negotiate (self, caps, &out, &error);
+  ok = !PRIVATE (self)->failed && negotiate (self, caps, &out, &error);
   gst_event_unref (event);
   if (!ok) {
+    if (!error)
+      return FALSE;
+    PRIVATE (self)->failed = TRUE;
     kd_element_post_error (GST_ELEMENT (self), error);
     return FALSE;
   }
@@ -246,7 +254,8 @@ kd_element_sink_event (GstPad *pad, GstObject *parent, GstEvent *event)
   case GST_EVENT_CAPS:
     return sink_caps (self, event);
   case GST_EVENT_EOS:
-    ok = !klass->finish || klass->finish (self, &error);
+    /* A run resumed at its very end has no batch to take the state with. */
+    ok = (!PRIVATE (self)->pending || !PRIVATE (self)->out || take_pending_state (self, &error)) && (!klass->finish || klass->finish (self, &error));
     break;
   case GST_EVENT_CUSTOM_DOWNSTREAM:
   case GST_EVENT_CUSTOM_DOWNSTREAM_STICKY:
@@ -317,6 +326,7 @@ kd_element_change_state (GstElement *element, GstStateChange transition)
 
   if (transition == GST_STATE_CHANGE_READY_TO_PAUSED) {
     priv->trainer = -1;
+    priv->failed = FALSE;
     refresh_snapshots (self);
     if (klass->start && !klass->start (self, &error)) {
       kd_element_post_error (element, error);

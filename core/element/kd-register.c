@@ -24,7 +24,8 @@ kd_element_class_describe (GstElementClass *klass, const KdDesc *desc, const gch
 static GType
 register_type (const KdDesc *desc, GType parent, GClassInitFunc class_init)
 {
-  g_autofree gchar *name = g_strdup_printf ("KdElement%c%s", g_ascii_toupper (desc->name[0]), desc->name + 1);
+  /* GStreamer names instances after the type in lower case: "Kdce" gives kdce0. */
+  g_autofree gchar *name = g_strdup_printf ("%c%s", g_ascii_toupper (desc->name[0]), desc->name + 1);
   GType type = g_type_from_name (name);
   GTypeQuery query;
   GTypeInfo info = { 0 };

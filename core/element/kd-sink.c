@@ -9,6 +9,7 @@ typedef struct {
   KdLayout *layout;
   gpointer state; /* of a KdSinkDesc leaf */
   gboolean opened;
+  gboolean failed; /* said once why; GStreamer sends refused caps again with every buffer */
 } KdSinkPrivate;
 
 G_DEFINE_ABSTRACT_TYPE_WITH_PRIVATE (KdSink, kd_sink, GST_TYPE_BASE_SINK)
@@ -45,13 +46,17 @@ sink_set_caps (GstBaseSink *base, GstCaps *caps)
   KdSinkPrivate *priv = PRIVATE (self);
   KdSinkClass *klass = KD_SINK_GET_CLASS (self);
   GError *error = NULL;
-  KdLayout *layout = kd_layout_from_caps (caps, &error);
+  KdLayout *layout;
 
+  if (priv->failed)
+    return FALSE;
+  layout = kd_layout_from_caps (caps, &error);
   if (layout) {
     g_clear_pointer (&priv->layout, kd_layout_free);
     priv->layout = layout;
   }
   if (!layout || (klass->negotiate && !klass->negotiate (self, layout, &error))) {
+    priv->failed = TRUE;
     kd_element_post_error (GST_ELEMENT (self), error);
     return FALSE;
   }
@@ -119,6 +124,7 @@ sink_start (GstBaseSink *base)
   KdSinkClass *klass = KD_SINK_GET_CLASS (self);
   GError *error = NULL;
 
+  PRIVATE (self)->failed = FALSE;
   if (klass->start && !klass->start (self, &error)) {
     kd_element_post_error (GST_ELEMENT (self), error);
     return FALSE;

@@ -181,7 +181,7 @@ kd_train_checkpoint (KdTrain *self, GError **error)
   KdSaveCall call;
   GHashTable *own;
 
-  if (!path || !*path || self->step == 0)
+  if (!path || !*path || !self->trained)
     return TRUE;
   checkpoint = kd_checkpoint_new ();
   call = (KdSaveCall){ .checkpoint = checkpoint, .epoch = self->epoch, .cursor = self->cursor, .index = self->index };
@@ -211,6 +211,7 @@ kd_train_write (KdSink *sink, GstBuffer *buffer, KdBatch *batch, GError **error)
   kd_train_report_batch (self, batch);
   if (!take_backward (self, buffer, batch, &norm2, error))
     return FALSE;
+  self->trained = TRUE;
   self->epoch = batch->epoch;
   self->cursor = batch->cursor;
   self->index = batch->index;
@@ -303,7 +304,7 @@ kd_train_start (KdSink *sink, GError **error)
 
   self->step = self->micro = self->samples = self->first_sample = self->n_batches = self->n_rows = 0;
   self->counted = 0;
-  self->checked = FALSE;
+  self->checked = self->trained = FALSE;
   self->epoch = 0;
   self->cursor = self->index = 0;
   kd_train_report_reset (self);

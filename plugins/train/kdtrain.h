@@ -33,6 +33,7 @@ typedef struct {
   gdouble counted;     /* rows that count in it */
   gdouble norm2;       /* of the gradients so far, when last measured */
   gboolean checked;    /* the first batch's fields were all used */
+  gboolean trained;    /* on a batch at least, in this process */
   guint epoch;         /* of the last batch trained on; with cursor and index the place to resume at */
   guint64 cursor, index;
   guint64 samples, first_sample; /* trained on: in all, before this process */
