@@ -1,0 +1,222 @@
+/* KdCacheWriter: rows wait in memory until a part is full; a part counts once the manifest names it. */
+#include "kd-cache-private.h"
+
+#include <string.h>
+#include <unistd.h>
+
+/* A checksum covers about this much: what a random read of a cold cache brings in for one row. */
+#define BLOCK_BYTES ((gsize) 512 << 10)
+#define MAX_BLOCK_ROWS 1024
+
+typedef struct {
+  gint64 id, view;
+} Key;
+
+static guint
+key_hash (gconstpointer data)
+{
+  const Key *key = data;
+  guint64 mixed = ((guint64) key->id * 0x9e3779b97f4a7c15u) ^ ((guint64) key->view * 0xc2b2ae3d27d4eb4fu);
+
+  return (guint) (mixed >> 32);
+}
+
+static gboolean
+key_equal (gconstpointer a, gconstpointer b)
+{
+  return memcmp (a, b, sizeof (Key)) == 0;
+}
+
+static void
+remember_key (KdCacheWriter *writer, gint64 id, gint64 view)
+{
+  Key *key = g_new (Key, 1);
+
+  *key = (Key) { id, view };
+  g_hash_table_add (writer->pending, key);
+}
+
+/* Whether the key is among the waiting rows. As long as they come in ascending order, comparing with the last will do. */
+static gboolean
+is_pending (KdCacheWriter *writer, gint64 id, gint64 view)
+{
+  Key key = { id, view };
+  const gint64 *ids, *views;
+
+  if (writer->n_pending == 0)
+    return FALSE;
+  if (!writer->pending && (id > writer->last_id || (id == writer->last_id && view > writer->last_view)))
+    return FALSE;
+  if (!writer->pending) {
+    ids = (const gint64 *) writer->columns[kd_cache_field_index (writer->manifest, "sample.id")].data;
+    views = (const gint64 *) writer->columns[kd_cache_field_index (writer->manifest, "sample.view")].data;
+    writer->pending = g_hash_table_new_full (key_hash, key_equal, g_free, NULL);
+    for (gint64 i = 0; i < writer->n_pending; i++)
+      remember_key (writer, ids[i], views[i]);
+  }
+  return g_hash_table_contains (writer->pending, &key);
+}
+
+/* The first rows fix the fields; what has no fixed size a row has no place in a part. */
+static gboolean
+fix_layout (KdCacheWriter *writer, guint n_fields, const gchar *const *names, KdTensor *const *tensors, GError **error)
+{
+  g_autoptr (KdLayout) layout = kd_layout_new ();
+  gint64 any = KD_DIM_ANY;
+  gsize row_bytes;
+
+  for (guint i = 0; i < n_fields; i++) {
+    if (tensors[i]->dtype == KD_UTF8 || tensors[i]->rank == 0) {
+      g_set_error (error, KD_ERROR, KD_ERROR_UNSUPPORTED, "Cannot cache field: path=\"%s\", field=%s, dtype=%s, rank=%u; only rows of "
+          "numbers are cached: leave it out with fields=", writer->path, names[i], kd_dtype_name (tensors[i]->dtype), tensors[i]->rank);
+      return FALSE;
+    }
+    kd_layout_set (layout, names[i], tensors[i]->dtype, tensors[i]->rank, tensors[i]->dims);
+  }
+  kd_layout_set (layout, "sample.id", KD_INT64, 1, &any);
+  kd_layout_set (layout, "sample.view", KD_INT64, 1, &any);
+  row_bytes = kd_cache_row_bytes (layout);
+  writer->manifest->layout = g_steal_pointer (&layout);
+  writer->manifest->block_rows = (gint64) CLAMP (BLOCK_BYTES / row_bytes, 1, MAX_BLOCK_ROWS);
+  kd_cache_writer_make_columns (writer);
+  return TRUE;
+}
+
+static gboolean
+check_batch (KdCacheWriter *writer, gint64 n, guint n_fields, const gchar *const *names, KdTensor *const *tensors, GError **error)
+{
+  const KdLayout *layout = writer->manifest->layout;
+
+  for (guint i = 0; i < n_fields; i++) {
+    const KdLayoutField *field = kd_layout_find (layout, names[i]);
+    if (!field || n_fields + 2 != kd_layout_n_fields (layout)) {
+      g_autofree gchar *have = kd_layout_names (layout);
+      g_set_error (error, KD_ERROR, KD_ERROR_FIELD, "Fields are not the cache's: path=\"%s\", field=%s, fields=%u, cache=\"%s\"; write "
+          "other fields into another cache", writer->path, names[i], n_fields, have);
+      return FALSE;
+    }
+    if (!kd_layout_check_tensor (field, tensors[i], error))
+      return FALSE;
+    if (tensors[i]->dims[0] != n) {
+      g_set_error (error, KD_ERROR, KD_ERROR_SHAPE, "Rows differ: path=\"%s\", field=%s, rows=%" G_GINT64_FORMAT ", ids=%"
+          G_GINT64_FORMAT, writer->path, names[i], tensors[i]->dims[0], n);
+      return FALSE;
+    }
+  }
+  return TRUE;
+}
+
+static void
+make_room (KdCacheWriter *writer, gint64 n)
+{
+  for (guint i = 0; i < kd_layout_n_fields (writer->manifest->layout); i++) {
+    KdCacheColumn *column = &writer->columns[i];
+    gsize wanted = (gsize) (writer->n_pending + n) * column->row_bytes;
+    if (wanted <= column->capacity)
+      continue;
+    column->capacity = MAX (wanted, 2 * column->capacity);
+    column->data = g_realloc (column->data, column->capacity);
+  }
+}
+
+/* Keys first: they say which rows are new. Rows that follow one another are copied together. */
+static void
+add_rows (KdCacheWriter *writer, gint64 n, const gint64 *ids, const gint64 *views, guint n_fields, const gchar *const *names,
+    KdTensor *const *tensors)
+{
+  KdCacheColumn *id_column = &writer->columns[kd_cache_field_index (writer->manifest, "sample.id")];
+  KdCacheColumn *view_column = &writer->columns[kd_cache_field_index (writer->manifest, "sample.view")];
+  gint64 base = writer->n_pending, n_new = 0;
+  g_autofree gint64 *rows = g_new (gint64, MAX (n, 1));
+
+  make_room (writer, n);
+  for (gint64 i = 0; i < n; i++) {
+    gint64 view = views ? views[i] : 0;
+    if (kd_cache_writer_has (writer, ids[i], view) || is_pending (writer, ids[i], view))
+      continue;
+    if (writer->pending)
+      remember_key (writer, ids[i], view);
+    ((gint64 *) id_column->data)[writer->n_pending] = writer->last_id = ids[i];
+    ((gint64 *) view_column->data)[writer->n_pending++] = writer->last_view = view;
+    rows[n_new++] = i;
+  }
+  for (guint f = 0; f < n_fields; f++) {
+    KdCacheColumn *column = &writer->columns[kd_cache_field_index (writer->manifest, names[f])];
+    gsize bytes = column->row_bytes;
+    for (gint64 i = 0, end; i < n_new; i = end) {
+      for (end = i + 1; end < n_new && rows[end] == rows[end - 1] + 1; end++)
+        ;
+      memcpy (column->data + (gsize) (base + i) * bytes, (const guint8 *) tensors[f]->data + (gsize) rows[i] * bytes,
+          (gsize) (end - i) * bytes);
+    }
+  }
+}
+
+gboolean
+kd_cache_writer_append (KdCacheWriter *writer, gint64 n, const gint64 *ids, const gint64 *views, guint n_fields,
+    const gchar *const *names, KdTensor *const *tensors, GError **error)
+{
+  gsize row_bytes;
+
+  if (!writer->manifest->layout && !fix_layout (writer, n_fields, names, tensors, error))
+    return FALSE;
+  if (!check_batch (writer, n, n_fields, names, tensors, error))
+    return FALSE;
+  row_bytes = kd_cache_row_bytes (writer->manifest->layout);
+  if (writer->expected > writer->manifest->n_rows &&
+      !kd_h5_reserve (writer->path, -1, (guint64) (writer->expected - writer->manifest->n_rows) * row_bytes, error))
+    return FALSE;
+  writer->expected = 0; /* asked once; each part asks for itself */
+  add_rows (writer, n, ids, views, n_fields, names, tensors);
+  return (gsize) writer->n_pending * row_bytes < writer->part_bytes || kd_cache_writer_commit (writer, error);
+}
+
+static void
+forget_pending (KdCacheWriter *writer)
+{
+  writer->n_pending = 0;
+  g_clear_pointer (&writer->pending, g_hash_table_unref);
+}
+
+gboolean
+kd_cache_writer_commit (KdCacheWriter *writer, GError **error)
+{
+  KdCacheManifest *manifest = writer->manifest;
+  gboolean was_complete = manifest->complete;
+  KdCachePart *part;
+
+  if (writer->n_pending == 0)
+    return TRUE;
+  part = kd_cache_part_write (manifest, writer->folder, writer->next_number, writer->columns, writer->n_pending, error);
+  if (!part)
+    return FALSE;
+  kd_cache_manifest_add (manifest, part);
+  manifest->complete = FALSE;
+  if (!kd_cache_manifest_save (manifest, writer->path, error)) {
+    g_autofree gchar *path = kd_cache_part_path (writer->path, part);
+    unlink (path);
+    manifest->n_rows -= part->rows;
+    manifest->complete = was_complete;
+    g_ptr_array_set_size (manifest->parts, (gint) manifest->parts->len - 1);
+    return FALSE;
+  }
+  writer->next_number++;
+  if (part->stride > 0)
+    kd_cache_index_add_run (writer->index, part);
+  else
+    kd_cache_index_add_keys (writer->index, part->rows,
+        (gint64 *) writer->columns[kd_cache_field_index (manifest, "sample.id")].data,
+        (gint64 *) writer->columns[kd_cache_field_index (manifest, "sample.view")].data, part->first_row);
+  forget_pending (writer);
+  /* Seldom, for it grows with the parts: an unfinished cache opens in h5py too, perhaps with fewer rows. */
+  return (manifest->parts->len & (manifest->parts->len - 1)) != 0 || kd_cache_write_master (manifest, writer->path, error);
+}
+
+gboolean
+kd_cache_writer_finish (KdCacheWriter *writer, GError **error)
+{
+  if (!kd_cache_writer_commit (writer, error) || !kd_cache_write_master (writer->manifest, writer->path, error))
+    return FALSE;
+  writer->manifest->complete = TRUE;
+  return kd_cache_manifest_save (writer->manifest, writer->path, error);
+}

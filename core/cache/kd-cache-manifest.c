@@ -1,0 +1,252 @@
+/* The manifest: schemas/cache-manifest.schema.json says what is in it. It is read as something a stranger wrote. */
+#include "kd-cache-private.h"
+
+#include <json-glib/json-glib.h>
+#include <string.h>
+
+#define MAX_PARTS 1000000
+#define MAX_BLOCK_ROWS (1 << 20)
+#ifndef KD_VERSION
+#define KD_VERSION "0.1.0"
+#endif
+
+KdCacheManifest *
+kd_cache_manifest_new (void)
+{
+  KdCacheManifest *manifest = g_new0 (KdCacheManifest, 1);
+
+  manifest->created_by = g_strdup ("kdstream " KD_VERSION);
+  manifest->parts = g_ptr_array_new_with_free_func ((GDestroyNotify) kd_cache_part_free);
+  manifest->block_rows = 1024;
+  return manifest;
+}
+
+void
+kd_cache_manifest_free (KdCacheManifest *manifest)
+{
+  g_clear_pointer (&manifest->layout, kd_layout_free);
+  kd_cache_identity_clear (&manifest->identity);
+  g_ptr_array_unref (manifest->parts);
+  g_free (manifest->created_by);
+  g_free (manifest);
+}
+
+void
+kd_cache_part_free (KdCachePart *part)
+{
+  g_free (part->file);
+  g_free (part);
+}
+
+void
+kd_cache_manifest_add (KdCacheManifest *manifest, KdCachePart *part)
+{
+  part->first_row = manifest->n_rows;
+  manifest->n_rows += part->rows;
+  g_ptr_array_add (manifest->parts, part);
+}
+
+/* Members of an object, each of the type asked for; the first that is not ends the reading. */
+typedef struct {
+  JsonObject *object;
+  const gchar *where;
+  gchar *wrong; /* or NULL */
+} Members;
+
+static JsonNode *
+member (Members *members, const gchar *name, GType type)
+{
+  JsonNode *node = json_object_get_member (members->object, name);
+
+  if (node && JSON_NODE_HOLDS_VALUE (node) && json_node_get_value_type (node) == type)
+    return node;
+  if (!members->wrong)
+    members->wrong = g_strdup_printf ("member=%s%s, wanted=%s", members->where, name,
+        type == G_TYPE_INT64 ? "integer" : type == G_TYPE_BOOLEAN ? "boolean" : "string");
+  return NULL;
+}
+
+static gint64
+member_int (Members *members, const gchar *name, gint64 min, gint64 max)
+{
+  JsonNode *node = member (members, name, G_TYPE_INT64);
+  gint64 value = node ? json_node_get_int (node) : min;
+
+  if ((value < min || value > max) && !members->wrong)
+    members->wrong = g_strdup_printf ("member=%s%s, value=%" G_GINT64_FORMAT ", wanted=%" G_GINT64_FORMAT " to %" G_GINT64_FORMAT,
+        members->where, name, value, min, max);
+  return value;
+}
+
+static const gchar *
+member_string (Members *members, const gchar *name)
+{
+  JsonNode *node = member (members, name, G_TYPE_STRING);
+
+  return node ? json_node_get_string (node) : "";
+}
+
+/* "00042.h5": nothing that could leave the parts folder. */
+static gboolean
+part_name_is_valid (const gchar *name)
+{
+  gsize digits = strspn (name, "0123456789");
+
+  return digits >= 5 && digits <= 9 && g_str_equal (name + digits, ".h5");
+}
+
+static KdCachePart *
+parse_part (JsonNode *node, const gchar *where, gchar **ret_wrong)
+{
+  Members members = { NULL, where, NULL };
+  KdCachePart *part = g_new0 (KdCachePart, 1);
+  const gchar *sum;
+  gchar *end = NULL;
+
+  if (!JSON_NODE_HOLDS_OBJECT (node)) {
+    *ret_wrong = g_strdup_printf ("member=%s, wanted=object", where);
+    return part;
+  }
+  members.object = json_node_get_object (node);
+  part->file = g_strdup (member_string (&members, "file"));
+  part->rows = member_int (&members, "rows", 1, G_MAXINT64 / 4);
+  part->bytes = member_int (&members, "bytes", 1, G_MAXINT64 / 4);
+  part->first_id = member_int (&members, "first-id", G_MININT64, G_MAXINT64);
+  part->last_id = member_int (&members, "last-id", part->first_id, G_MAXINT64);
+  part->stride = member_int (&members, "stride", 0, G_MAXINT64);
+  part->view = member_int (&members, "view", G_MININT64, G_MAXINT64);
+  sum = member_string (&members, "checksum");
+  part->checksum = (guint32) g_ascii_strtoull (sum, &end, 16);
+  if (!members.wrong && !part_name_is_valid (part->file))
+    members.wrong = g_strdup_printf ("member=%sfile, value=\"%s\", wanted=digits and .h5", where, part->file);
+  if (!members.wrong && (strlen (sum) != 8 || *end))
+    members.wrong = g_strdup_printf ("member=%schecksum, value=\"%s\", wanted=8 hexadecimal digits", where, sum);
+  if (!members.wrong && part->stride > 0 &&
+      (part->rows - 1 > (gint64) (((guint64) part->last_id - (guint64) part->first_id) / (guint64) part->stride) ||
+          (guint64) part->first_id + (guint64) part->stride * (guint64) (part->rows - 1) != (guint64) part->last_id))
+    members.wrong = g_strdup_printf ("member=%sstride, reason=ids, rows and stride do not agree", where);
+  *ret_wrong = members.wrong;
+  return part;
+}
+
+static void
+parse_identity (JsonObject *root, KdCacheIdentity *identity, gchar **ret_wrong)
+{
+  JsonNode *node = json_object_get_member (root, "identity");
+  const struct {
+    const gchar *name;
+    gchar **to;
+  } rows[] = {
+    { "teacher", &identity->teacher },
+    { "teacher-spec", &identity->teacher_spec },
+    { "dataset", &identity->dataset },
+    { "dataset-spec", &identity->dataset_spec },
+    { "preprocessing", &identity->preprocessing },
+  };
+
+  if (!node || !JSON_NODE_HOLDS_OBJECT (node)) {
+    *ret_wrong = g_strdup ("member=identity, wanted=object");
+    return;
+  }
+  for (guint i = 0; i < G_N_ELEMENTS (rows); i++) {
+    Members members = { json_node_get_object (node), "identity.", NULL };
+    if (!json_object_has_member (members.object, rows[i].name))
+      continue;
+    *rows[i].to = g_strdup (member_string (&members, rows[i].name));
+    if (members.wrong) {
+      *ret_wrong = members.wrong;
+      return;
+    }
+  }
+}
+
+static void
+parse_parts (JsonObject *root, KdCacheManifest *manifest, gchar **ret_wrong)
+{
+  JsonNode *node = json_object_get_member (root, "parts");
+  JsonArray *array;
+  gint64 n_rows = 0;
+
+  if (!node || !JSON_NODE_HOLDS_ARRAY (node) || json_array_get_length (json_node_get_array (node)) > MAX_PARTS) {
+    *ret_wrong = g_strdup_printf ("member=parts, wanted=array of at most %d", MAX_PARTS);
+    return;
+  }
+  array = json_node_get_array (node);
+  for (guint i = 0; i < json_array_get_length (array) && !*ret_wrong; i++) {
+    g_autofree gchar *where = g_strdup_printf ("parts[%u].", i);
+    KdCachePart *part = parse_part (json_array_get_element (array, i), where, ret_wrong);
+    if (!*ret_wrong && part->rows > G_MAXINT64 / 4 - n_rows)
+      *ret_wrong = g_strdup_printf ("member=%srows, reason=the sum overflows", where);
+    n_rows += part->rows;
+    kd_cache_manifest_add (manifest, part);
+  }
+}
+
+static gchar *
+parse_root (JsonObject *root, KdCacheManifest *manifest)
+{
+  Members members = { root, "", NULL };
+  const gchar *schema = member_string (&members, "schema"), *encoding = member_string (&members, "encoding");
+  const gchar *fields = member_string (&members, "fields");
+  JsonNode *complete = member (&members, "complete", G_TYPE_BOOLEAN);
+  gint64 rows = member_int (&members, "rows", 0, G_MAXINT64 / 4);
+  g_autoptr (GError) error = NULL;
+
+  manifest->block_rows = member_int (&members, "block-rows", 1, MAX_BLOCK_ROWS);
+  g_free (manifest->created_by);
+  manifest->created_by = g_strdup (member_string (&members, "created-by"));
+  if (members.wrong)
+    return members.wrong;
+  if (!g_str_equal (schema, KD_CACHE_SCHEMA))
+    return g_strdup_printf ("member=schema, value=\"%s\", wanted=\"%s\"", schema, KD_CACHE_SCHEMA);
+  if (!g_str_equal (encoding, "dense"))
+    return g_strdup_printf ("member=encoding, value=\"%s\", wanted=\"dense\"", encoding);
+  manifest->complete = json_node_get_boolean (complete);
+  parse_identity (root, &manifest->identity, &members.wrong);
+  if (!members.wrong)
+    parse_parts (root, manifest, &members.wrong);
+  if (members.wrong)
+    return members.wrong;
+  if (rows != manifest->n_rows)
+    return g_strdup_printf ("member=rows, value=%" G_GINT64_FORMAT ", sum of the parts=%" G_GINT64_FORMAT, rows, manifest->n_rows);
+  manifest->layout = kd_layout_from_string (fields, &error);
+  if (!manifest->layout)
+    return g_strdup_printf ("member=fields, reason=%s", error->message);
+  if (!*fields && manifest->parts->len == 0) {
+    g_clear_pointer (&manifest->layout, kd_layout_free);
+    return NULL;
+  }
+  for (guint i = 0; i < kd_layout_n_fields (manifest->layout); i++) {
+    const KdLayoutField *field = kd_layout_nth (manifest->layout, i);
+    for (guint k = 1; k < field->rank; k++)
+      if (field->dims[k] < 0)
+        return g_strdup_printf ("member=fields, field=%s, reason=an open axis", field->name);
+    if (field->rank < 1 || field->dtype == KD_UTF8)
+      return g_strdup_printf ("member=fields, field=%s, reason=not rows of numbers", field->name);
+  }
+  if (!kd_layout_find (manifest->layout, "sample.id") || !kd_layout_find (manifest->layout, "sample.view"))
+    return g_strdup ("member=fields, wanted=sample.id and sample.view among them");
+  return NULL;
+}
+
+KdCacheManifest *
+kd_cache_manifest_parse (const gchar *text, gssize size, const gchar *path, GError **error)
+{
+  g_autoptr (JsonParser) parser = json_parser_new_immutable ();
+  g_autoptr (KdCacheManifest) manifest = kd_cache_manifest_new ();
+  g_autoptr (GError) why = NULL;
+  g_autofree gchar *wrong = NULL;
+  JsonNode *root;
+
+  if (!json_parser_load_from_data (parser, text, size, &why))
+    wrong = g_strdup_printf ("reason=%s", why->message);
+  root = wrong ? NULL : json_parser_get_root (parser);
+  if (!wrong && (!root || !JSON_NODE_HOLDS_OBJECT (root)))
+    wrong = g_strdup ("reason=not a JSON object");
+  if (!wrong)
+    wrong = parse_root (json_node_get_object (root), manifest);
+  if (!wrong)
+    return g_steal_pointer (&manifest);
+  g_set_error (error, KD_ERROR, KD_ERROR_SCHEMA, "Cannot read cache manifest: path=\"%s\", %s", path, wrong);
+  return NULL;
+}

@@ -1,0 +1,137 @@
+/* Writing one part: rows in the order of their keys, contiguous, with checksums. */
+#include "kd-cache-private.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+typedef struct {
+  gint64 id, view, place;
+} Order;
+
+static int
+by_key (const void *a, const void *b)
+{
+  const Order *x = a, *y = b;
+
+  if (x->id != y->id)
+    return x->id < y->id ? -1 : 1;
+  return x->view < y->view ? -1 : x->view > y->view;
+}
+
+/* The order of the keys, or NULL when the rows have it already. */
+static Order *
+find_order (const gint64 *ids, const gint64 *views, gint64 rows)
+{
+  Order *order;
+  gint64 i = 1;
+
+  while (i < rows && (ids[i] > ids[i - 1] || (ids[i] == ids[i - 1] && views[i] > views[i - 1])))
+    i++;
+  if (i >= rows)
+    return NULL;
+  order = g_new (Order, rows);
+  for (i = 0; i < rows; i++)
+    order[i] = (Order) { ids[i], views[i], i };
+  qsort (order, (size_t) rows, sizeof *order, by_key);
+  return order;
+}
+
+static void
+apply_order (KdCacheColumn *column, const Order *order, gint64 rows)
+{
+  gsize bytes = column->row_bytes;
+  guint8 *sorted = g_malloc (column->capacity);
+
+  for (gint64 i = 0; i < rows; i++)
+    memcpy (sorted + (gsize) i * bytes, column->data + (gsize) order[i].place * bytes, bytes);
+  g_free (column->data);
+  column->data = sorted;
+}
+
+/* Evenly spaced ids of one view: the rows of such a part are found by calculation. */
+void
+kd_cache_describe_keys (KdCachePart *part, const gint64 *ids, const gint64 *views)
+{
+  guint64 stride = part->rows > 1 ? (guint64) ids[1] - (guint64) ids[0] : 1;
+
+  part->first_id = ids[0];
+  part->last_id = ids[part->rows - 1];
+  part->view = views[0];
+  part->stride = stride <= G_MAXINT64 ? (gint64) stride : 0;
+  for (gint64 i = 1; i < part->rows; i++)
+    if ((guint64) ids[i] - (guint64) ids[i - 1] != stride || views[i] != views[0])
+      part->stride = 0;
+}
+
+static gboolean
+write_columns (hid_t file, KdCachePart *part, const KdCacheManifest *manifest, const KdCacheColumn *columns)
+{
+  g_auto (KdHid) group = H5Gcreate2 (file, KD_CACHE_CHECKSUMS, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
+  g_autofree gchar *fields = kd_layout_to_string (manifest->layout);
+
+  for (guint i = 0; i < kd_layout_n_fields (manifest->layout); i++) {
+    const KdLayoutField *field = kd_layout_nth (manifest->layout, i);
+    g_autoptr (KdTensor) sums = kd_cache_block_sums (columns[i].data, part->rows, columns[i].row_bytes, manifest->block_rows);
+    g_auto (KdHid) dataset = -1;
+    g_auto (KdHid) stored = -1;
+    gint64 dims[KD_MAX_RANK];
+    memcpy (dims, field->dims, sizeof dims);
+    dims[0] = part->rows;
+    part->checksum = kd_cache_sum_sums (part->checksum, sums);
+    dataset = kd_h5_put (file, field->name, field->dtype, field->rank, dims, columns[i].data);
+    stored = kd_h5_put (group, field->name, KD_INT64, 1, sums->dims, sums->data);
+    if (dataset < 0 || stored < 0)
+      return FALSE;
+  }
+  return kd_h5_set_attribute (file, "kd.schema", KD_H5_SCHEMA) && kd_h5_set_attribute (file, "kd.fields", fields) &&
+      kd_h5_set_attribute (file, "kd.created-by", manifest->created_by);
+}
+
+static gboolean
+write_file (KdCachePart *part, const KdCacheManifest *manifest, const gchar *path, const KdCacheColumn *columns, GError **error)
+{
+  g_auto (KdH5Guard) guard = kd_h5_enter ();
+  g_autofree gchar *temporary = NULL, *reason = NULL;
+  guint64 bytes = (guint64) part->rows * kd_cache_row_bytes (manifest->layout);
+  hid_t file = kd_h5_create (path, bytes, &temporary, error);
+  struct stat info;
+
+  if (file < 0)
+    return FALSE;
+  if (!write_columns (file, part, manifest, columns))
+    reason = kd_h5_reason ();
+  if (H5Fclose (file) < 0 && !reason)
+    reason = kd_h5_reason ();
+  if (reason || stat (temporary, &info) < 0) {
+    unlink (temporary);
+    g_set_error (error, KD_ERROR, KD_ERROR_IO, "Cannot write: path=\"%s\", wanted=%" G_GUINT64_FORMAT " bytes, reason=%s", path, bytes,
+        reason ? reason : "it vanished");
+    return FALSE;
+  }
+  part->bytes = info.st_size;
+  return kd_h5_publish (temporary, path, error);
+}
+
+KdCachePart *
+kd_cache_part_write (const KdCacheManifest *manifest, const gchar *folder, guint number, KdCacheColumn *columns, gint64 rows,
+    GError **error)
+{
+  KdCacheColumn *ids = &columns[kd_cache_field_index (manifest, "sample.id")];
+  KdCacheColumn *views = &columns[kd_cache_field_index (manifest, "sample.view")];
+  g_autofree Order *order = find_order ((gint64 *) ids->data, (gint64 *) views->data, rows);
+  g_autofree gchar *path = NULL;
+  KdCachePart *part = g_new0 (KdCachePart, 1);
+
+  for (guint i = 0; order && i < kd_layout_n_fields (manifest->layout); i++)
+    apply_order (&columns[i], order, rows);
+  part->file = g_strdup_printf ("%05u.h5", number);
+  part->rows = rows;
+  kd_cache_describe_keys (part, (gint64 *) ids->data, (gint64 *) views->data);
+  path = g_build_filename (folder, part->file, NULL);
+  if (write_file (part, manifest, path, columns, error))
+    return part;
+  kd_cache_part_free (part);
+  return NULL;
+}

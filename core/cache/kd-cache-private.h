@@ -1,0 +1,141 @@
+/* Shared inside core/cache; not installed. */
+#pragma once
+#include "../batch/kd-h5-private.h"
+#include "kd-cache.h"
+
+G_BEGIN_DECLS
+
+#define KD_CACHE_SCHEMA "kd-cache-manifest/1"
+#define KD_CACHE_MANIFEST "manifest.json"
+/* The group of a part that holds one dataset a field: CRC-32C of each block of rows, as int64. */
+#define KD_CACHE_CHECKSUMS "checksum"
+/* The attribute of a packed cache that holds its manifest. */
+#define KD_CACHE_ATTRIBUTE "kd.cache"
+
+/**
+ * KdCachePart: one immutable file, as the manifest has it. Rows are sorted by id, then view.
+ * @stride: above 0 when the ids are first_id, first_id + stride, ... and all views are @view: then a row is found by
+ *   calculation; 0 when they are not
+ * @checksum: CRC-32C over the part's block checksums, field by field in the order of the layout
+ * @first_row: of the part among all rows of the cache
+ */
+typedef struct {
+  gchar *file;
+  gint64 rows;
+  gint64 bytes;
+  gint64 first_id, last_id;
+  gint64 stride, view;
+  guint32 checksum;
+  gint64 first_row;
+} KdCachePart;
+
+/**
+ * KdCacheManifest: the truth about a cache.
+ * @layout: of all datasets of a part, sample.id and sample.view with them; NULL before the first part
+ * @block_rows: rows a checksum covers
+ */
+typedef struct {
+  gchar *created_by;
+  gboolean complete;
+  KdLayout *layout;
+  gint64 block_rows;
+  KdCacheIdentity identity;
+  GPtrArray *parts; /* of KdCachePart */
+  gint64 n_rows;
+} KdCacheManifest;
+
+KdCacheManifest *kd_cache_manifest_new (void);
+void kd_cache_manifest_free (KdCacheManifest *manifest);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (KdCacheManifest, kd_cache_manifest_free)
+/* kd_cache_manifest_parse: KD_ERROR_SCHEMA naming @path and the member that is wrong. */
+KdCacheManifest *kd_cache_manifest_parse (const gchar *text, gssize size, const gchar *path, GError **error);
+gchar *kd_cache_manifest_print (const KdCacheManifest *manifest);
+/* kd_cache_manifest_load: of the cache at @path; a packed file's too, whose one part is the file itself. */
+KdCacheManifest *kd_cache_manifest_load (const gchar *path, GError **error);
+/* kd_cache_manifest_save: replaces it atomically. */
+gboolean kd_cache_manifest_save (const KdCacheManifest *manifest, const gchar *path, GError **error);
+/* kd_cache_manifest_add: (transfer full) @part. */
+void kd_cache_manifest_add (KdCacheManifest *manifest, KdCachePart *part);
+void kd_cache_part_free (KdCachePart *part);
+
+/* kd_cache_folder: (transfer full) "t.h5.parts" of "t.h5". */
+gchar *kd_cache_folder (const gchar *path);
+/* kd_cache_part_path: (transfer full). */
+gchar *kd_cache_part_path (const gchar *path, const KdCachePart *part);
+void kd_cache_identity_copy (const KdCacheIdentity *from, KdCacheIdentity *to);
+/* kd_cache_row_bytes: of all fields of a layout together. */
+gsize kd_cache_row_bytes (const KdLayout *layout);
+/* kd_cache_check_identity: KD_ERROR_MISMATCH naming what differs; what either side does not know counts as equal. */
+gboolean kd_cache_check_identity (const gchar *path, const KdCacheIdentity *have, const KdCacheIdentity *wanted, GError **error);
+
+/* KdCacheIndex: (id, view) -> row. Parts with evenly spaced ids cost a few numbers each; the rows of others 24 bytes each. */
+typedef struct _KdCacheIndex KdCacheIndex;
+KdCacheIndex *kd_cache_index_new (void);
+void kd_cache_index_free (KdCacheIndex *index);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC (KdCacheIndex, kd_cache_index_free)
+/* kd_cache_index_add_run: an evenly spaced part. */
+void kd_cache_index_add_run (KdCacheIndex *index, const KdCachePart *part);
+/* kd_cache_index_add_keys: @n rows from @first_row on; @views NULL: all 0. */
+void kd_cache_index_add_keys (KdCacheIndex *index, gint64 n, const gint64 *ids, const gint64 *views, gint64 first_row);
+/* kd_cache_index_find: the row, or -1. */
+gint64 kd_cache_index_find (KdCacheIndex *index, gint64 id, gint64 view);
+/* kd_cache_index_sorted: (transfer full) all @n rows in the order of their keys, and these. */
+gint64 *kd_cache_index_sorted (KdCacheIndex *index, gint64 n, gint64 **ret_ids, gint64 **ret_views);
+/* kd_cache_index_duplicate: whether a key is there twice; which. */
+gboolean kd_cache_index_duplicate (KdCacheIndex *index, gint64 *ret_id, gint64 *ret_view);
+
+/* KdCacheFile: an open part with its checksums. */
+typedef struct {
+  KdH5Reader *reader;
+  GPtrArray *sums;      /* of KdTensor int64 [blocks], in the layout's order */
+  guint8 **checked;     /* [fields][blocks] */
+  guint n_fields;
+  guint64 last_use;
+} KdCacheFile;
+/* kd_cache_file_open: checks size, schema, layout and rows against the manifest. */
+KdCacheFile *kd_cache_file_open (const KdCacheManifest *manifest, const KdCachePart *part, const gchar *path, gboolean may_map,
+    GError **error);
+void kd_cache_file_close (KdCacheFile *file);
+/* kd_cache_file_check: the block that @row of field @nth lies in, when it has not been before. */
+gboolean kd_cache_file_check (KdCacheFile *file, const KdCacheManifest *manifest, const KdCachePart *part, guint nth, gint64 row,
+    GError **error);
+/* kd_cache_block_sums: (transfer full) CRC-32C of each block of @rows rows at @data. */
+KdTensor *kd_cache_block_sums (gconstpointer data, gint64 rows, gsize row_bytes, gint64 block_rows);
+guint32 kd_cache_sum_sums (guint32 crc, const KdTensor *sums);
+
+/* KdCacheColumn: rows of one field that wait to be written; in the layout's order. */
+typedef struct {
+  guint8 *data;
+  gsize row_bytes, capacity;
+} KdCacheColumn;
+struct _KdCacheWriter {
+  gchar *path, *folder;
+  int lock; /* of the folder: one writer a cache */
+  gsize part_bytes;
+  KdCacheManifest *manifest;
+  KdCacheIndex *index;
+  KdCacheColumn *columns;
+  guint next_number;
+  gint64 n_pending, expected;
+  gint64 last_id, last_view; /* of the pending rows, while they ascend */
+  GHashTable *pending;       /* of keys, once they do not */
+};
+/* kd_cache_writer_make_columns: for the manifest's layout. */
+void kd_cache_writer_make_columns (KdCacheWriter *writer);
+/* kd_cache_field_index: of @name in the manifest's layout. */
+guint kd_cache_field_index (const KdCacheManifest *manifest, const gchar *name);
+/* kd_cache_part_write: (transfer full) the part that @rows rows make, on the disk under its final name. Sorts the columns. */
+KdCachePart *kd_cache_part_write (const KdCacheManifest *manifest, const gchar *folder, guint number, KdCacheColumn *columns,
+    gint64 rows, GError **error);
+
+/* kd_cache_write_master: the file of virtual datasets over all parts. */
+gboolean kd_cache_write_master (const KdCacheManifest *manifest, const gchar *path, GError **error);
+
+/* kd_cache_describe_keys: ends, spacing and view of a part's sorted keys [part->rows]. */
+void kd_cache_describe_keys (KdCachePart *part, const gint64 *ids, const gint64 *views);
+/* kd_cache_reader_sorted: (transfer full) as kd_cache_index_sorted. */
+gint64 *kd_cache_reader_sorted (KdCacheReader *reader, gint64 **ret_ids, gint64 **ret_views);
+/* kd_cache_reader_manifest: (transfer none). */
+const KdCacheManifest *kd_cache_reader_manifest (const KdCacheReader *reader);
+
+G_END_DECLS

@@ -1,0 +1,190 @@
+/* KdCacheWriter: opening a cache for writing, new or to go on with. Rows: kd-cache-append.c. */
+#include "kd-cache-private.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <glib/gstdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+guint
+kd_cache_field_index (const KdCacheManifest *manifest, const gchar *name)
+{
+  guint i = 0;
+
+  while (!g_str_equal (kd_layout_nth (manifest->layout, i)->name, name))
+    i++;
+  return i;
+}
+
+void
+kd_cache_writer_close (KdCacheWriter *writer)
+{
+  for (guint i = 0; writer->columns && i < kd_layout_n_fields (writer->manifest->layout); i++)
+    g_free (writer->columns[i].data);
+  g_free (writer->columns);
+  g_clear_pointer (&writer->pending, g_hash_table_unref);
+  g_clear_pointer (&writer->index, kd_cache_index_free);
+  g_clear_pointer (&writer->manifest, kd_cache_manifest_free);
+  if (writer->lock >= 0)
+    close (writer->lock);
+  g_free (writer->folder);
+  g_free (writer->path);
+  g_free (writer);
+}
+
+static gboolean
+fail_open (KdCacheWriter *writer, const gchar *reason, GError **error)
+{
+  g_set_error (error, KD_ERROR, KD_ERROR_IO, "Cannot write cache: path=\"%s\", reason=%s", writer->path, reason);
+  return FALSE;
+}
+
+/* What a killed writer left: files without their final name, and parts that no manifest names (overwritten when their number
+ * comes up, so they cost only room; but a smaller cache must not keep them). */
+static void
+sweep (KdCacheWriter *writer)
+{
+  g_autoptr (GHashTable) named = g_hash_table_new (g_str_hash, g_str_equal);
+  GDir *dir = g_dir_open (writer->folder, 0, NULL);
+  const gchar *name;
+
+  for (guint i = 0; i < writer->manifest->parts->len; i++)
+    g_hash_table_add (named, ((KdCachePart *) g_ptr_array_index (writer->manifest->parts, i))->file);
+  while (dir && (name = g_dir_read_name (dir))) {
+    g_autofree gchar *path = g_build_filename (writer->folder, name, NULL);
+    gboolean unnamed = g_ascii_isdigit (*name) && g_str_has_suffix (name, ".h5") && !g_hash_table_contains (named, name);
+    if (strstr (name, ".partial-") || unnamed)
+      unlink (path);
+  }
+  g_clear_pointer (&dir, g_dir_close);
+}
+
+/* The rows that are there: for has. */
+static gboolean
+index_part (KdCacheWriter *writer, const KdCachePart *part, GError **error)
+{
+  g_autofree gchar *path = NULL;
+  g_autoptr (KdTensor) ids = NULL, views = NULL;
+  KdCacheFile *file;
+
+  writer->next_number = MAX (writer->next_number, (guint) g_ascii_strtoull (part->file, NULL, 10) + 1);
+  path = kd_cache_part_path (writer->path, part);
+  file = kd_cache_file_open (writer->manifest, part, path, FALSE, error);
+  if (!file)
+    return FALSE;
+  if (part->stride > 0) {
+    kd_cache_index_add_run (writer->index, part);
+  } else {
+    ids = kd_h5_reader_read_all (file->reader, "sample.id", error);
+    views = ids ? kd_h5_reader_read_all (file->reader, "sample.view", error) : NULL;
+    if (views)
+      kd_cache_index_add_keys (writer->index, part->rows, ids->data, views->data, part->first_row);
+  }
+  kd_cache_file_close (file);
+  return part->stride > 0 || views;
+}
+
+void
+kd_cache_writer_make_columns (KdCacheWriter *writer)
+{
+  guint n = kd_layout_n_fields (writer->manifest->layout);
+
+  writer->columns = g_new0 (KdCacheColumn, n);
+  for (guint i = 0; i < n; i++) {
+    const KdLayoutField *field = kd_layout_nth (writer->manifest->layout, i);
+    writer->columns[i].row_bytes = kd_dtype_size (field->dtype);
+    for (guint k = 1; k < field->rank; k++)
+      writer->columns[i].row_bytes *= (gsize) field->dims[k];
+  }
+}
+
+static gboolean
+go_on (KdCacheWriter *writer, const KdCacheIdentity *identity, GError **error)
+{
+  KdCacheManifest *manifest = kd_cache_manifest_load (writer->path, error);
+  KdCacheIdentity *have = manifest ? &manifest->identity : NULL;
+
+  if (!manifest)
+    return FALSE;
+  g_clear_pointer (&writer->manifest, kd_cache_manifest_free);
+  writer->manifest = manifest;
+  if (identity && !kd_cache_check_identity (writer->path, have, identity, error))
+    return FALSE;
+  for (guint i = 0; i < manifest->parts->len; i++)
+    if (!index_part (writer, g_ptr_array_index (manifest->parts, i), error))
+      return FALSE;
+  if (manifest->layout)
+    kd_cache_writer_make_columns (writer);
+  return TRUE;
+}
+
+static gboolean
+take_folder (KdCacheWriter *writer, GError **error)
+{
+  if (g_mkdir_with_parents (writer->folder, 0777) < 0)
+    return fail_open (writer, g_strerror (errno), error);
+  writer->lock = open (writer->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (writer->lock < 0)
+    return fail_open (writer, g_strerror (errno), error);
+  if (flock (writer->lock, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
+    return fail_open (writer, "another process is writing it", error);
+  return TRUE;
+}
+
+static gboolean
+writer_start (KdCacheWriter *writer, gboolean resume, const KdCacheIdentity *identity, GError **error)
+{
+  g_autofree gchar *manifest = g_build_filename (writer->folder, KD_CACHE_MANIFEST, NULL);
+  gboolean there = g_file_test (manifest, G_FILE_TEST_EXISTS);
+
+  if (there && !resume)
+    return fail_open (writer, "a cache is there already; go on with it (resume=true), or remove it and its .parts folder", error);
+  if (!there && g_file_test (writer->path, G_FILE_TEST_EXISTS))
+    return fail_open (writer, "a file of that name is there, and it is no cache that can be gone on with", error);
+  if (!take_folder (writer, error))
+    return FALSE;
+  if (there && !go_on (writer, identity, error))
+    return FALSE;
+  if (!there && identity)
+    kd_cache_identity_copy (identity, &writer->manifest->identity);
+  sweep (writer);
+  return TRUE;
+}
+
+KdCacheWriter *
+kd_cache_writer_open (const gchar *path, gboolean resume, const KdCacheIdentity *identity, gsize part_bytes, GError **error)
+{
+  KdCacheWriter *writer = g_new0 (KdCacheWriter, 1);
+
+  writer->path = g_strdup (path);
+  writer->folder = kd_cache_folder (path);
+  writer->lock = -1;
+  writer->part_bytes = MAX (part_bytes, 1);
+  writer->manifest = kd_cache_manifest_new ();
+  writer->index = kd_cache_index_new ();
+  if (writer_start (writer, resume, identity, error))
+    return writer;
+  kd_cache_writer_close (writer);
+  return NULL;
+}
+
+gint64
+kd_cache_writer_n_committed (KdCacheWriter *writer)
+{
+  return writer->manifest->n_rows;
+}
+
+void
+kd_cache_writer_expect (KdCacheWriter *writer, gint64 n_rows)
+{
+  writer->expected = n_rows;
+}
+
+gboolean
+kd_cache_writer_has (KdCacheWriter *writer, gint64 id, gint64 view)
+{
+  return kd_cache_index_find (writer->index, id, view) >= 0;
+}
