@@ -5,6 +5,7 @@
 #include <torch/csrc/autograd/variable.h>
 #include <torch/csrc/api/include/torch/version.h>
 #include <c10/core/InferenceMode.h>
+#include <new>
 
 namespace
 {
@@ -119,8 +120,10 @@ kd_torch_rethrow (KdError fallback, GError **error)
     text = e.what_without_backtrace ();
   } catch (const c10::Error &e) {
     text = e.what_without_backtrace ();
-  } catch (const std::exception &e) {
+  } catch (const std::bad_alloc &) {
     code = KD_ERROR_ENGINE;
+    text = "cannot allocate memory";
+  } catch (const std::exception &e) {
     text = e.what ();
   } catch (...) {
     code = KD_ERROR_ENGINE;

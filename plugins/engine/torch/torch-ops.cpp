@@ -276,6 +276,16 @@ index_select (const Args &a)
   return at::index_select (x, axis, a.index (1, x.size (axis)));
 }
 
+at::Tensor
+tril (const Args &a)
+{
+  at::Tensor x = a.x ();
+
+  if (x.dim () < 2)
+    refuse (KD_ERROR_SHAPE, "there is no diagonal, wanted [... M N]");
+  return at::tril (x, a.ints[0]);
+}
+
 /* --- reductions --- */
 
 /* Over all axes libtorch gives a scalar; with `keep` it gets the rank back. */
@@ -422,7 +432,7 @@ row_of (KdOp op)
   case KD_OP_MAX_POOL1D: return { [] (const Args &a) { return pool (a, 1, true); }, 1, 3, 0 };
   case KD_OP_MASKED_FILL: return { X (at::masked_fill (x, a.mask (1), at::Scalar (a.reals[0]))), 2, 0, 1 };
   case KD_OP_WHERE: return { [] (const Args &a) { return at::where (a.mask (0), a.x (1), a.x (2)); }, 3, 0, 0 };
-  case KD_OP_TRIL: return { X (at::tril (x, a.ints[0])), 1, 1, 0 };
+  case KD_OP_TRIL: return { tril, 1, 1, 0 };
   case KD_OP_CAST_FLOAT: return { RAW (x.to (at::kFloat)), 1, 0, 0 };
   case KD_OP_CUMSUM: return { X (at::cumsum (x, axis_of (x, a.ints[0]))), 1, 1, 0 };
   case KD_OP_ATTENTION: return { attention, 3, 1, 1 };
