@@ -156,7 +156,7 @@ send_identity (KdSource *self)
   gst_pad_push_event (GST_BASE_SRC_PAD (self),
       gst_event_new_custom (GST_EVENT_CUSTOM_DOWNSTREAM_STICKY,
           gst_structure_new (KD_EVENT_IDENTITY, "dataset", G_TYPE_STRING, fingerprint, "dataset-spec", G_TYPE_STRING, spec->str, "n-rows",
-              G_TYPE_INT64, priv->n_shard * options->epochs, "n-batches", G_TYPE_INT64, n_batches * options->epochs, NULL)));
+              G_TYPE_INT64, priv->n_shard * options->epochs, "n-batches", G_TYPE_INT64, n_batches * options->epochs, "epochs", G_TYPE_INT64, options->epochs, NULL)));
 }
 
 static void
