@@ -8,6 +8,7 @@ static const struct {
   const gchar *kind, *title;
 } kd_kinds[] = {
   { "source", "Sources" },
+  { "batch", "Batches of another kind or size" },
   { "transform", "Transforms and diagnostics" },
   { "augment", "Augmentations" },
   { "selector", "Selectors" },

@@ -130,24 +130,38 @@ kd_plot_thin (const KdPoint *points, guint n)
   return thin;
 }
 
+/* The mean of the points around each: no lag, and the ends keep what they have. */
+static GArray *
+kd_plot_smooth (const KdPoint *points, guint n)
+{
+  GArray *smooth = g_array_new (FALSE, FALSE, sizeof (KdPoint));
+
+  for (guint i = 0; i < n; i++) {
+    guint half = MIN (MIN (i, n - 1 - i), n / 30);
+    KdPoint mean = { points[i].x, 0 };
+
+    for (guint k = i - half; k <= i + half; k++)
+      mean.y += points[k].y / (2 * half + 1);
+    g_array_append_val (smooth, mean);
+  }
+  return smooth;
+}
+
 static void
 kd_plot_one (GString *out, const KdPlotRange *range, const KdPlotLine *line, guint colour)
 {
   g_autoptr (GArray) thin = kd_plot_thin (line->points, line->n);
-  KdPoint *points = (KdPoint *) (gpointer) thin->data;
+  const KdPoint *points = (const KdPoint *) (gpointer) thin->data;
   g_autofree gchar *classes = g_strdup_printf ("line c%u", colour % 8);
-  g_autofree gchar *faint = g_strdup_printf ("faint c%u", colour % 8);
-  gdouble average = 0, weight = 0, keep = 1 - 1.0 / (1 + thin->len / 25.0);
 
   if (line->smooth && thin->len > 60) {
+    g_autoptr (GArray) smooth = kd_plot_smooth (points, thin->len);
+    g_autofree gchar *faint = g_strdup_printf ("faint c%u", colour % 8);
+
     kd_plot_polyline (out, range, points, thin->len, faint, "");
-    for (guint i = 0; i < thin->len; i++) {
-      average = keep * average + (1 - keep) * points[i].y;
-      weight = keep * weight + (1 - keep);
-      points[i].y = average / weight;
-    }
-  }
-  kd_plot_polyline (out, range, points, thin->len, classes, line->name);
+    kd_plot_polyline (out, range, (const KdPoint *) (gpointer) smooth->data, smooth->len, classes, line->name);
+  } else
+    kd_plot_polyline (out, range, points, thin->len, classes, line->name);
 }
 
 void

@@ -184,8 +184,17 @@ kd_tool_number (gdouble value)
     return g_strdup_printf ("%.0f", value);
   if (fabs (value) >= 0.001 && fabs (value) < 1e6) {
     gint digits = 3 - (gint) floor (log10 (fabs (value)));
+    gchar *text = g_strdup_printf ("%.*f", CLAMP (digits, 0, 6), value);
 
-    return g_strdup_printf ("%.*f", CLAMP (digits, 0, 6), value);
+    if (strchr (text, '.')) /* no zeros that say nothing */
+      while (strchr ("0.", text[strlen (text) - 1])) {
+        gboolean point = text[strlen (text) - 1] == '.';
+
+        text[strlen (text) - 1] = 0;
+        if (point)
+          break;
+      }
+    return text;
   }
   return g_strdup_printf ("%.3e", value);
 }

@@ -3,11 +3,7 @@
 #include <locale.h>
 #include <string.h>
 #pragma weak kd_tool_cache
-#pragma weak kd_tool_data
-#pragma weak kd_tool_vectors
-#pragma weak kd_tool_run
 #pragma weak kd_tool_bench
-#pragma weak kd_tool_report
 #pragma weak kd_tool_plugin
 
 typedef struct {
