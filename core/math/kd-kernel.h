@@ -170,3 +170,24 @@ kd_block_max (const float *x, int64_t n, int *ret_fast)
   *ret_fast = !bad;
   return max;
 }
+
+/* ln of the sum of e^((x - max) / T) when the largest entry is nearly all of it: the others are summed alone, so that a sum of 1 + 1e-6 keeps
+ * its small part. */
+KD_BODY double
+kd_log_sum_small (const float *x, int64_t n, float max, float inv_t)
+{
+  int64_t top = 0;
+  double rest = 0.0;
+
+  while (top < n - 1 && x[top] != max)
+    top++;
+  for (int64_t at = 0; at < n; at += KD_BLOCK) {
+    int64_t end = n - at < KD_BLOCK ? n : at + KD_BLOCK;
+    float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = at; i < end; i++)
+      sum += i == top ? 0.0f : kd_expf ((x[i] - max) * inv_t);
+    rest += sum;
+  }
+  return log1p (rest);
+}

@@ -54,12 +54,15 @@ block_gradient (const float *x, const float *soft, int64_t n, float max, float a
   }
 }
 
+/* Below this the logarithm of the sum is taken again without its largest term. */
+#define SMALL 0.0625
+
 KD_BODY void
 row_kind (const KdXent *call, int64_t row, double *ret_value, int soft, int smooth)
 {
   const float *x = call->logits + row * call->size, *y = soft ? call->soft + row * call->size : NULL;
   float *grad = call->grad ? call->grad + row * call->size : NULL;
-  double eps = smooth ? call->smoothing : 0.0, even = eps / (double) call->size, total, c;
+  double eps = smooth ? call->smoothing : 0.0, even = eps / (double) call->size, total, c, log_z;
   Running run = { .max = -FLT_MAX };
 
   *ret_value = NAN;
@@ -77,7 +80,10 @@ row_kind (const KdXent *call, int64_t row, double *ret_value, int soft, int smoo
     run.cross = (double) x[call->label[row]] - run.max;
   }
   total = (1.0 - eps) * run.target + eps;
-  *ret_value = total * log (run.z) - (1.0 - eps) * run.cross - (smooth ? even * run.sum : 0.0);
+  log_z = log (run.z);
+  if (log_z < SMALL)
+    log_z = kd_log_sum_small (x, call->size, run.max, 1.0f);
+  *ret_value = total * log_z - (1.0 - eps) * run.cross - (smooth ? even * run.sum : 0.0);
   if (!grad)
     return;
   c = call->coef[row] * call->scale;
@@ -154,4 +160,22 @@ kd_xent_rows (const KdXent *call)
     }
     call->value[row] = value;
   }
+}
+
+int64_t
+kd_xent_find_bad_soft (int64_t n, int64_t size, const float *soft, const double *coef)
+{
+  for (int64_t row = 0; row < n; row++) {
+    double sum = 0.0;
+    int negative = 0;
+    if (coef[row] == 0.0)
+      continue;
+    for (int64_t i = 0; i < size; i++) {
+      sum += soft[row * size + i];
+      negative |= soft[row * size + i] < 0.0f;
+    }
+    if (negative || !(fabs (sum - 1.0) <= 1e-3))
+      return row;
+  }
+  return -1;
 }

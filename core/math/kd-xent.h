@@ -26,3 +26,7 @@ typedef struct {
 /** kd_xent_rows: value = sum target x -log softmax (nats); gradient (softmax x sum target - target). A label on -infinity gives
  * infinity, NaN or +infinity in a row NaN. Rows in parallel, same bits for any number of threads. */
 KD_API void kd_xent_rows (const KdXent *call);
+
+/** kd_xent_find_bad_soft: the first counted row of @soft (float32 [n, size]) with an entry below 0 or NaN, or a sum further than 1e-3 from
+ * 1; -1 when all are distributions. */
+KD_API int64_t kd_xent_find_bad_soft (int64_t n, int64_t size, const float *soft, const double *coef);
