@@ -242,7 +242,7 @@ kd_range_text (GParamSpec *spec)
   if (G_IS_PARAM_SPEC_BOOLEAN (spec))
     return g_strdup ("true or false");
   if (G_IS_PARAM_SPEC_ENUM (spec))
-    return g_strdup ("one of");
+    return g_strdup ("one of these");
   return g_strdup ("text");
 }
 
@@ -283,6 +283,29 @@ kd_print_properties (GstElement *element)
     any = TRUE;
     kd_print_property (element, specs[i]);
   }
+}
+
+/* The formula's parameters as they are now: what is computed, not what could be. */
+static void
+kd_print_in_force (GstElement *element, const KdDesc *desc)
+{
+  gboolean any = FALSE;
+
+  for (const KdParam *p = desc->params; desc->formula && p && p->type != KD_PARAM_TYPE_END; p++) {
+    g_autofree gchar *name = kd_param_name (p), *text = NULL;
+    GParamSpec *spec = g_object_class_find_property (G_OBJECT_GET_CLASS (element), name);
+    GValue value = G_VALUE_INIT;
+
+    if (!spec)
+      continue;
+    g_value_init (&value, spec->value_type);
+    g_object_get_property (G_OBJECT (element), name, &value);
+    text = kd_value_text (&value);
+    g_print ("%s %s=%s", any ? "," : "  with", name, text);
+    any = TRUE;
+    g_value_unset (&value);
+  }
+  g_print (any ? "\n" : "");
 }
 
 static void
@@ -346,6 +369,7 @@ kd_inspect_element (GstElementFactory *factory, char **pairs)
   if (desc) {
     g_print ("\nKind\n  %s\n", kind);
     kd_print_text ("Formula", desc->formula);
+    kd_print_in_force (element, desc);
     kd_print_text ("Source", desc->source);
     kd_print_fields (desc, kind);
     kd_print_added (desc, kind);

@@ -330,6 +330,7 @@ kdbatch_class_init (KdbatchClass *klass)
   gst_element_class_set_metadata (element, "Raw media to batches", "Filter/Batch", "Gathers raw pictures or sound clips with their labels into batches",
       "The kdstream developers");
   /* For the messages that name who could provide a field that is missing. */
+  gst_element_class_add_metadata (element, "kd-kind", "batch");
   gst_element_class_add_metadata (element, "kd-provides", "input label sample.id");
 }
 

@@ -10,7 +10,7 @@
  * ## Errors
  * A file that is missing, truncated or not a batch file; a field that is not in it; a range outside it.
  * ## Source
- * The format: schemas/README.md
+ * The format: schemas/batch-file.md
  * ## Example
  * |[ gst-launch-1.0 kdh5src location=train.h5 shuffle=true seed=1 epochs=10 batch-size=64 ! kdteacher arch='mlp dims=64,10' ! kdcachesink location=t.h5 ]|
  */
@@ -78,7 +78,7 @@ kd_h5_src_open (gconstpointer params, gpointer state_block, gint64 *ret_n_rows, 
   }
   state->names = g_ptr_array_new ();
   state->reader = kd_h5_reader_open (p->location, NULL, error);
-  if (!state->reader || !choose_fields (p, state, layout, error))
+  if (!state->reader || !kd_h5_reader_check_rows (state->reader, error) || !choose_fields (p, state, layout, error))
     return FALSE;
   *ret_n_rows = kd_h5_reader_n_rows (state->reader);
   return TRUE;
@@ -128,7 +128,7 @@ static const KdSourceDesc kd_h5_src = {
   .name = "kdh5src",
   .title = "Batch file source",
   .description = "Gives out the rows of an HDF5 batch file, shuffled, sharded, for several epochs",
-  .source = "schemas/README.md",
+  .source = "schemas/batch-file.md",
   .provides = "input label sample.* mask token.weight record rng.*",
   .params = kd_h5_src_params,
   .params_size = sizeof (KdH5SrcParams),

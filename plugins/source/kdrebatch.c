@@ -330,7 +330,7 @@ kd_rebatch_class_init (KdRebatchClass *klass)
 {
   KdElementClass *element = KD_ELEMENT_CLASS (klass);
 
-  kd_element_class_install (element, &kd_rebatch_desc, "transform", "Filter/Batch", NULL, 0);
+  kd_element_class_install (element, &kd_rebatch_desc, "batch", "Filter/Batch", NULL, 0);
   G_OBJECT_CLASS (klass)->constructed = kd_rebatch_constructed;
   G_OBJECT_CLASS (klass)->finalize = kd_rebatch_finalize;
   element->negotiate = kd_rebatch_negotiate;
