@@ -151,6 +151,16 @@ kd_tensor_get_double (const KdTensor *tensor, gsize i)
   g_return_val_if_reached (NAN);
 }
 
+KdTensor *
+kd_tensor_unit_float (const KdTensor *tensor)
+{
+  KdTensor *out = kd_tensor_new (KD_FLOAT32, tensor->rank, tensor->dims);
+
+  for (gsize i = 0, n = kd_tensor_n_elements (tensor); i < n; i++)
+    ((gfloat *) out->data)[i] = (gfloat) ((const guint8 *) tensor->data)[i] / 255.0f;
+  return out;
+}
+
 static inline gint64
 round_clamped (gdouble value, gdouble low, gdouble high)
 {

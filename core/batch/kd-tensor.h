@@ -109,6 +109,8 @@ KD_API KdTensor *kd_tensor_concat (KdTensor *const *tensors, guint n, GError **e
 /** kd_tensor_cast: same values as @dtype, rounded to nearest even; a new reference when it is that type already.
  * Any number type to any other; utf8 to none (KD_ERROR_DTYPE). */
 KD_API KdTensor *kd_tensor_cast (KdTensor *tensor, KdDtype dtype, GError **error);
+/** kd_tensor_unit_float: bytes as float32 in 0..1 (value / 255), as models and augmentations read images. @tensor is KD_UINT8. */
+KD_API KdTensor *kd_tensor_unit_float (const KdTensor *tensor);
 /** kd_tensor_get_double: element @i (flat index) of a number type. */
 KD_API gdouble kd_tensor_get_double (const KdTensor *tensor, gsize i);
 /** kd_tensor_equal: same dtype, shape and bytes. */

@@ -251,6 +251,10 @@ kd_binding_read (const KdBinding *binding, KdBatch *batch, KdTensor **ret_in, Kd
   for (guint i = 0; i < binding->n_in; i++) {
     const KdBoundField *field = &binding->in[i];
     KdTensor *tensor = field->flags & KD_FIELD_PEEK ? kd_batch_peek (batch, field->name) : kd_batch_read (batch, field->name);
+    if (tensor && (field->flags & KD_FIELD_UNIT) && tensor->dtype == KD_UINT8) {
+      tensor = kd_tensor_unit_float (tensor);
+      kd_batch_set (batch, field->name, tensor);
+    }
     ret_in[i] = tensor;
     if (!tensor && (field->flags & KD_FIELD_OPTIONAL))
       continue;

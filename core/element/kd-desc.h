@@ -14,6 +14,7 @@ typedef enum {
   KD_FIELD_LABEL = 1 << 2,    /* class indices below the size bound to C; `ignore-index` rows are not counted */
   KD_FIELD_FINITE = 1 << 3,   /* checked with `nan-policy` on counted rows (KD_FIELD_GRAD and "*.logits" are by default) */
   KD_FIELD_PEEK = 1 << 4,     /* reading it does not count as a use (diagnostics) */
+  KD_FIELD_UNIT = 1 << 5,     /* bytes (KD_UINT8 in the dtypes) arrive as float32, value / 255; for fields that the leaf replaces */
 } KdFieldFlags;
 
 /**

@@ -67,18 +67,11 @@ dims_string (guint rank, const gint64 *dims)
 static KdTensor *
 convert_input (KdTensor *input, GError **error)
 {
-  KdTensor *out;
-  gsize n;
-
   if (input->dtype == KD_INT64 || input->dtype == KD_INT32)
     return kd_tensor_ref (input);
   if (input->dtype != KD_UINT8)
     return kd_tensor_cast (input, KD_FLOAT32, error);
-  out = kd_tensor_new (KD_FLOAT32, input->rank, input->dims);
-  n = kd_tensor_n_elements (input);
-  for (gsize i = 0; i < n; i++)
-    ((gfloat *) out->data)[i] = (gfloat) ((const guint8 *) input->data)[i] / 255.0f;
-  return out;
+  return kd_tensor_unit_float (input);
 }
 
 static KdVar *
@@ -305,7 +298,8 @@ gchar *
 kd_model_fingerprint (KdModel *model)
 {
   g_autofree gchar *numbers = kd_param_set_fingerprint (model->params);
-  g_autofree gchar *text = g_strjoin ("\n", model->script ? "script" : model->spec.canonical, model->script ? model->script_hash : "", numbers, NULL);
+  g_autofree gchar *what = model->script ? g_strdup ("script") : _kd_arch_spec_meaning (&model->spec);
+  g_autofree gchar *text = g_strjoin ("\n", what, model->script ? model->script_hash : "", numbers, NULL);
 
   return g_compute_checksum_for_string (G_CHECKSUM_SHA256, text, -1);
 }

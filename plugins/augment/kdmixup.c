@@ -63,7 +63,7 @@ static const KdParam kd_mixup_params[] = {
 
 enum { INPUT, LABEL, SOFT, LAMBDA, PERM1, PERM2, ID, TEACHER, WEIGHT };
 static const KdFieldSpec kd_mixup_fields[] = {
-  [INPUT] = { "input", KD_FLOAT32, "N ..." },
+  [INPUT] = { "input", KD_FLOAT32 | KD_UINT8, "N ...", KD_FIELD_UNIT },
   [LABEL] = { "label", KD_INT64, "N", KD_FIELD_OPTIONAL },
   [SOFT] = { "label.soft", KD_FLOAT32, "N {classes}", KD_FIELD_OPTIONAL },
   [LAMBDA] = { "mixup.lambda", KD_FLOAT32, "N", KD_FIELD_OPTIONAL },

@@ -5,7 +5,7 @@
  * x' = x + std e, e independent standard normal numbers from the sample's own stream.
  *
  * ## Fields
- *  - {field} (input): float32 [N ...], replaced
+ *  - {field} (input): float32 [N ...], replaced; uint8 is read as value / 255
  * Adds sample.view (base).
  * ## Units
  * std in the units of the input.
@@ -30,7 +30,7 @@ static const KdParam kd_noise_params[] = {
 };
 
 static const KdFieldSpec kd_noise_fields[] = {
-  { "{field}", KD_FLOAT32, "N ..." },
+  { "{field}", KD_FLOAT32 | KD_UINT8, "N ...", KD_FIELD_UNIT },
   KD_FIELD_END
 };
 static const KdFieldSpec kd_noise_outputs[] = {
