@@ -213,9 +213,15 @@ kd_cache_writer_commit (KdCacheWriter *writer, GError **error)
 }
 
 gboolean
+kd_cache_writer_stop (KdCacheWriter *writer, GError **error)
+{
+  return kd_cache_writer_commit (writer, error) && kd_cache_write_master (writer->manifest, writer->path, error);
+}
+
+gboolean
 kd_cache_writer_finish (KdCacheWriter *writer, GError **error)
 {
-  if (!kd_cache_writer_commit (writer, error) || !kd_cache_write_master (writer->manifest, writer->path, error))
+  if (!kd_cache_writer_stop (writer, error))
     return FALSE;
   writer->manifest->complete = TRUE;
   return kd_cache_manifest_save (writer->manifest, writer->path, error);

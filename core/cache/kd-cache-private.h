@@ -65,8 +65,6 @@ gchar *kd_cache_part_path (const gchar *path, const KdCachePart *part);
 void kd_cache_identity_copy (const KdCacheIdentity *from, KdCacheIdentity *to);
 /* kd_cache_row_bytes: of all fields of a layout together. */
 gsize kd_cache_row_bytes (const KdLayout *layout);
-/* kd_cache_check_identity: KD_ERROR_MISMATCH naming what differs; what either side does not know counts as equal. */
-gboolean kd_cache_check_identity (const gchar *path, const KdCacheIdentity *have, const KdCacheIdentity *wanted, GError **error);
 
 /* KdCacheIndex: (id, view) -> row. Parts with evenly spaced ids cost a few numbers each; the rows of others 24 bytes each. */
 typedef struct _KdCacheIndex KdCacheIndex;

@@ -15,6 +15,8 @@ typedef struct {
 } KdCacheIdentity;
 
 KD_API void kd_cache_identity_clear (KdCacheIdentity *identity);
+/** kd_cache_check_identity: KD_ERROR_MISMATCH naming what differs between a cache's identity and another; what either does not know is not compared. */
+KD_API gboolean kd_cache_check_identity (const gchar *path, const KdCacheIdentity *have, const KdCacheIdentity *wanted, GError **error);
 
 typedef struct _KdCacheWriter KdCacheWriter;
 typedef struct _KdCacheReader KdCacheReader;
@@ -37,6 +39,8 @@ KD_API gboolean kd_cache_writer_append (KdCacheWriter *writer, gint64 n, const g
 KD_API gboolean kd_cache_writer_commit (KdCacheWriter *writer, GError **error);
 /** kd_cache_writer_finish: commit, write the master file, mark complete. */
 KD_API gboolean kd_cache_writer_finish (KdCacheWriter *writer, GError **error);
+/** kd_cache_writer_stop: commit and write the master, but leave the cache marked as not complete: a capture that was interrupted. */
+KD_API gboolean kd_cache_writer_stop (KdCacheWriter *writer, GError **error);
 KD_API void kd_cache_writer_close (KdCacheWriter *writer);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (KdCacheWriter, kd_cache_writer_close)
 
@@ -48,6 +52,15 @@ KD_API gboolean kd_cache_reader_complete (const KdCacheReader *reader);
 /** kd_cache_reader_layout: (transfer none) without sample.id and sample.view. */
 KD_API const KdLayout *kd_cache_reader_layout (const KdCacheReader *reader);
 KD_API const KdCacheIdentity *kd_cache_reader_identity (const KdCacheReader *reader);
+/** KdCacheInfo: numbers about a cache. @bytes: of all parts' files; @row_bytes: of one row's values; @packed: one self-contained file. */
+typedef struct {
+  const gchar *created_by; /* (transfer none) */
+  gboolean packed;
+  guint n_parts;
+  gint64 bytes, row_bytes, block_rows;
+  gint64 first_id, last_id; /* smallest and largest; 0 and -1 without rows */
+} KdCacheInfo;
+KD_API void kd_cache_reader_info (const KdCacheReader *reader, KdCacheInfo *ret_info);
 /** kd_cache_reader_find: rows of @n keys; -1 where there is none. Returns how many are missing. */
 KD_API gint64 kd_cache_reader_find (KdCacheReader *reader, gint64 n, const gint64 *ids, const gint64 *views, gint64 *ret_rows);
 /** kd_cache_reader_take: rows as kd_cache_reader_find gave them, of @field. Blocks are checked on first touch: KD_ERROR_IO names part and row. */

@@ -1,0 +1,350 @@
+/**
+ * SECTION:element-kdcachesink
+ * @short_description: captures a teacher's outputs
+ *
+ * Writes fields by sample.id and sample.view into a teacher cache: immutable parts and a manifest. A crash at any instant loses only rows that
+ * were never reported as committed; with `resume` the capture goes on where it was, and the source leaves out what is there.
+ *
+ * ## Fields
+ *  - sample.id: int64 [N]; sample.view: int64 [N], optional (0)
+ *  - those named in `fields`, or all teacher.* that have rows
+ * ## Messages
+ * Element message kd-progress (samples, total, committed, samples-per-second, bytes-per-second), twice a second.
+ * ## Errors
+ * No teacher field; a cache that is there already; a cache of another teacher, data set or preprocessing; a disk that cannot hold the rows.
+ * ## Source
+ * The format: schemas/batch-file.md and schemas/cache-manifest.schema.json
+ * ## Example
+ * |[ gst-launch-1.0 kdh5src location=train.h5 ! kdteacher arch='mlp dims=64,32,10' weights=t.safetensors ! kdcachesink location=t.h5 ]|
+ */
+#include <kd/kd.h>
+
+#include <string.h>
+
+#define REPORT_US (G_USEC_PER_SEC / 2)
+/* How long kd-resume waits for the identity that a queue may still hold. */
+#define IDENTITY_WAIT_US G_USEC_PER_SEC
+
+typedef struct {
+  gchar *location, *fields;
+  gboolean resume;
+  gint64 part_bytes;
+  gint dtype;
+} KdCacheSinkParams;
+
+static const KdEnumValue dtypes[] = {
+  { 0, "keep", "As the field comes" },
+  { KD_FLOAT32, "float32", "IEEE single precision" },
+  { KD_FLOAT16, "float16", "IEEE half precision: 11 bits, up to 65504" },
+  { KD_BFLOAT16, "bfloat16", "8 bits, range of float32" },
+  { 0, NULL, NULL },
+};
+
+static const KdParam kd_cache_sink_params[] = {
+  KD_PARAM_STRING (KdCacheSinkParams, location, "", "The cache to write; its parts go into LOCATION.parts"),
+  KD_PARAM_STRING (KdCacheSinkParams, fields, "", "Fields to keep, with commas; empty: all teacher.*"),
+  KD_PARAM_BOOL (KdCacheSinkParams, resume, FALSE, "Go on with the cache if it is there"),
+  KD_PARAM_INT (KdCacheSinkParams, part_bytes, 1, G_MAXINT64 / 4, (gint64) 64 << 20, "Rows are committed whenever this many bytes are together"),
+  KD_PARAM_ENUM (KdCacheSinkParams, dtype, dtypes, 0, "Stored precision of floating-point fields"),
+  KD_PARAM_END
+};
+
+static const KdDesc kd_cache_sink_desc = {
+  .name = "kdcachesink",
+  .title = "Teacher cache sink",
+  .description = "Captures a teacher's outputs into a cache that survives crashes and can be resumed",
+  .source = "schemas/cache-manifest.schema.json",
+  .params = kd_cache_sink_params,
+  .params_size = sizeof (KdCacheSinkParams),
+};
+
+typedef struct {
+  KdSink parent;
+  KdCacheWriter *writer;
+  GPtrArray *names; /* interned, of the fields to keep */
+  gsize row_bytes;
+  GMutex lock; /* guards identity; the query may come from another thread than the event */
+  GCond arrived;
+  KdCacheIdentity identity;
+  gboolean has_identity;
+  gint64 total, n_epochs, epochs_done;
+  gboolean inside_epoch; /* a batch came since the last end of an epoch */
+  gint64 n_seen, n_reported, started_us, reported_us;
+} KdCacheSink;
+
+typedef struct {
+  KdSinkClass parent;
+} KdCacheSinkClass;
+
+static GType kd_cache_sink_get_type (void);
+G_DEFINE_TYPE (KdCacheSink, kd_cache_sink, KD_TYPE_SINK)
+
+static KdCacheSink *
+self_of (KdSink *sink)
+{
+  return (KdCacheSink *) sink;
+}
+
+static gboolean
+open_writer (KdCacheSink *self, GError **error)
+{
+  const KdCacheSinkParams *p = kd_sink_params (KD_SINK (self));
+
+  if (self->writer)
+    return TRUE;
+  g_mutex_lock (&self->lock);
+  self->writer = kd_cache_writer_open (p->location, p->resume, &self->identity, (gsize) p->part_bytes, error);
+  g_mutex_unlock (&self->lock);
+  if (self->writer && self->total > 0)
+    kd_cache_writer_expect (self->writer, self->total);
+  self->started_us = self->reported_us = g_get_monotonic_time ();
+  return self->writer != NULL;
+}
+
+static void
+kd_cache_sink_identity (KdSink *sink, const GstStructure *structure)
+{
+  KdCacheSink *self = self_of (sink);
+  const gchar *preprocessing = gst_structure_get_string (structure, "preprocessing");
+
+  g_mutex_lock (&self->lock);
+  kd_cache_identity_clear (&self->identity);
+  self->identity.teacher = g_strdup (gst_structure_get_string (structure, "teacher"));
+  self->identity.teacher_spec = g_strdup (gst_structure_get_string (structure, "teacher-spec"));
+  self->identity.dataset = g_strdup (gst_structure_get_string (structure, "dataset"));
+  self->identity.dataset_spec = g_strdup (gst_structure_get_string (structure, "dataset-spec"));
+  /* None is a kind of preprocessing too: a cache made without any is stale where there is some. */
+  self->identity.preprocessing = g_strdup (preprocessing ? preprocessing : "");
+  gst_structure_get_int64 (structure, "n-rows", &self->total);
+  gst_structure_get_int64 (structure, "epochs", &self->n_epochs);
+  self->has_identity = TRUE;
+  g_cond_broadcast (&self->arrived);
+  g_mutex_unlock (&self->lock);
+}
+
+static gboolean
+skip_row (gpointer user_data, gint64 id, gint64 view)
+{
+  return kd_cache_writer_has (((KdCacheSink *) user_data)->writer, id, view);
+}
+
+/* Only a cache that is there is opened: a dry run asks too, and must make nothing. */
+static gboolean
+kd_cache_sink_query (KdSink *sink, GstQuery *query)
+{
+  KdCacheSink *self = self_of (sink);
+  const KdCacheSinkParams *p = kd_sink_params (sink);
+  KdResume *resume = kd_query_get_pointer (query, KD_QUERY_RESUME);
+  gint64 until = g_get_monotonic_time () + IDENTITY_WAIT_US;
+  g_autofree gchar *manifest = g_strconcat (p->location, ".parts/manifest.json", NULL);
+  gboolean known;
+  GError *error = NULL;
+
+  if (!resume || !p->resume || !g_file_test (manifest, G_FILE_TEST_EXISTS))
+    return FALSE;
+  g_mutex_lock (&self->lock);
+  while (!self->has_identity && g_cond_wait_until (&self->arrived, &self->lock, until))
+    ;
+  known = self->has_identity;
+  g_mutex_unlock (&self->lock);
+  if (!known)
+    return FALSE; /* opened, and checked, with the first batch; rows that are there are computed and dropped */
+  if (!open_writer (self, &error)) {
+    resume->failed = TRUE;
+    kd_element_post_error (GST_ELEMENT (self), error);
+    return TRUE;
+  }
+  resume->skip = skip_row;
+  resume->skip_data = self;
+  return TRUE;
+}
+
+static gboolean
+fail_field (KdCacheSink *self, const gchar *field, const KdLayout *layout, GError **error)
+{
+  g_autofree gchar *names = kd_layout_names (layout), *providers = kd_providers (field);
+
+  g_set_error (error, KD_ERROR, KD_ERROR_FIELD, "Field missing: element=%s, field=%s, layout=\"%s\"; put %s before it", GST_OBJECT_NAME (self), field,
+      names, providers);
+  return FALSE;
+}
+
+static gboolean
+kd_cache_sink_negotiate (KdSink *sink, const KdLayout *layout, GError **error)
+{
+  KdCacheSink *self = self_of (sink);
+  const KdCacheSinkParams *p = kd_sink_params (sink);
+  g_auto (GStrv) wanted = g_strsplit (p->fields ? p->fields : "", ",", -1);
+  const KdLayoutField *id = kd_layout_find (layout, "sample.id"), *view = kd_layout_find (layout, "sample.view");
+
+  g_ptr_array_set_size (self->names, 0);
+  for (guint i = 0; i < kd_layout_n_fields (layout) && !wanted[0]; i++) {
+    const KdLayoutField *field = kd_layout_nth (layout, i);
+    if (g_str_has_prefix (field->name, "teacher.") && field->rank > 0)
+      g_ptr_array_add (self->names, (gpointer) field->name);
+  }
+  for (guint i = 0; wanted[i]; i++) {
+    const KdLayoutField *field = kd_layout_find (layout, g_strstrip (wanted[i]));
+    if (!field)
+      return fail_field (self, wanted[i], layout, error);
+    g_ptr_array_add (self->names, (gpointer) field->name);
+  }
+  if (self->names->len == 0)
+    return fail_field (self, "teacher.logits", layout, error);
+  if (!id)
+    return fail_field (self, "sample.id", layout, error);
+  if (id->dtype == KD_INT64 && id->rank == 1 && (!view || (view->dtype == KD_INT64 && view->rank == 1)))
+    return TRUE;
+  g_set_error (error, KD_ERROR, KD_ERROR_DTYPE, "Keys are not int64 rows: element=%s, sample.id=%s, sample.view=%s", GST_OBJECT_NAME (self),
+      kd_dtype_name (id->dtype), view ? kd_dtype_name (view->dtype) : "none");
+  return FALSE;
+}
+
+static void
+report (KdCacheSink *self, gboolean last)
+{
+  gint64 now = g_get_monotonic_time ();
+  gdouble seconds = (gdouble) (now - self->reported_us) / G_USEC_PER_SEC;
+  gdouble rate = (gdouble) (self->n_seen - self->n_reported) / MAX (seconds, 1e-6);
+
+  if (!last && now - self->reported_us < REPORT_US)
+    return;
+  if (last)
+    rate = (gdouble) self->n_seen / MAX ((gdouble) (now - self->started_us) / G_USEC_PER_SEC, 1e-6);
+  self->reported_us = now;
+  self->n_reported = self->n_seen;
+  gst_element_post_message (GST_ELEMENT (self),
+      gst_message_new_element (GST_OBJECT (self),
+          gst_structure_new ("kd-progress", "samples", G_TYPE_INT64, self->n_seen, "total", G_TYPE_INT64, self->total, "committed", G_TYPE_INT64,
+              kd_cache_writer_n_committed (self->writer), "samples-per-second", G_TYPE_DOUBLE, rate, "bytes-per-second", G_TYPE_DOUBLE,
+              rate * (gdouble) self->row_bytes, NULL)));
+}
+
+/* (transfer full) the field as it is stored. */
+static KdTensor *
+field_to_store (KdCacheSink *self, KdBatch *batch, const gchar *name, GError **error)
+{
+  const KdCacheSinkParams *p = kd_sink_params (KD_SINK (self));
+  KdTensor *tensor = kd_batch_read (batch, name);
+
+  if (!tensor) {
+    g_set_error (error, KD_ERROR, KD_ERROR_FIELD, "Field missing: element=%s, field=%s, batch=%" G_GUINT64_FORMAT ", though the layout promised it",
+        GST_OBJECT_NAME (self), name, batch->index);
+    return NULL;
+  }
+  if (p->dtype == 0 || !(tensor->dtype & KD_ANY_FLOAT))
+    return kd_tensor_ref (tensor);
+  return kd_tensor_cast (tensor, (KdDtype) p->dtype, error);
+}
+
+static gboolean
+kd_cache_sink_write (KdSink *sink, GstBuffer *buffer, KdBatch *batch, GError **error)
+{
+  KdCacheSink *self = self_of (sink);
+  g_autoptr (GPtrArray) tensors = g_ptr_array_new_with_free_func ((GDestroyNotify) kd_tensor_unref);
+  const KdTensor *ids = kd_batch_read (batch, "sample.id"), *views = kd_batch_read (batch, "sample.view");
+
+  if (!open_writer (self, error))
+    return FALSE;
+  self->row_bytes = 2 * sizeof (gint64);
+  for (guint i = 0; i < self->names->len; i++) {
+    KdTensor *tensor = field_to_store (self, batch, g_ptr_array_index (self->names, i), error);
+    if (!tensor)
+      return FALSE;
+    g_ptr_array_add (tensors, tensor);
+    self->row_bytes += kd_tensor_row_elements (tensor) * kd_dtype_size (tensor->dtype);
+  }
+  self->inside_epoch = TRUE;
+  if (!kd_cache_writer_append (self->writer, batch->n_samples, ids->data, views ? views->data : NULL, tensors->len,
+          (const gchar *const *) self->names->pdata, (KdTensor *const *) tensors->pdata, error))
+    return FALSE;
+  self->n_seen += batch->n_samples;
+  report (self, FALSE);
+  return TRUE;
+}
+
+static gboolean
+kd_cache_sink_epoch (KdSink *sink, guint epoch, GError **error)
+{
+  self_of (sink)->inside_epoch = FALSE;
+  self_of (sink)->epochs_done = (gint64) epoch + 1;
+  return TRUE;
+}
+
+/* A run that was stopped half way keeps its rows, but its cache is not complete. A source without epochs ends when it ends. */
+static gboolean
+kd_cache_sink_finish (KdSink *sink, GError **error)
+{
+  KdCacheSink *self = self_of (sink);
+  gboolean stopped = self->total > 0 && (self->inside_epoch || self->epochs_done < MAX (self->n_epochs, 1));
+
+  if (!self->writer && self->epochs_done == 0)
+    return TRUE; /* nothing came: a dry run */
+  if (!open_writer (self, error))
+    return FALSE;
+  if (!(stopped ? kd_cache_writer_stop (self->writer, error) : kd_cache_writer_finish (self->writer, error)))
+    return FALSE;
+  report (self, TRUE);
+  return TRUE;
+}
+
+static gboolean
+kd_cache_sink_start (KdSink *sink, GError **error)
+{
+  const KdCacheSinkParams *p = kd_sink_params (sink);
+
+  if (p->location && *p->location)
+    return TRUE;
+  g_set_error (error, KD_ERROR, KD_ERROR_VALUE, "No file given: element=%s, property=location; set it to the cache to write", GST_OBJECT_NAME (sink));
+  return FALSE;
+}
+
+static void
+kd_cache_sink_stop (KdSink *sink)
+{
+  KdCacheSink *self = self_of (sink);
+
+  g_clear_pointer (&self->writer, kd_cache_writer_close);
+  kd_cache_identity_clear (&self->identity);
+  self->has_identity = self->inside_epoch = FALSE;
+  self->total = self->n_epochs = self->epochs_done = self->n_seen = self->n_reported = 0;
+}
+
+static void
+kd_cache_sink_finalize (GObject *object)
+{
+  KdCacheSink *self = (KdCacheSink *) object;
+
+  kd_cache_sink_stop (KD_SINK (object));
+  g_ptr_array_unref (self->names);
+  g_mutex_clear (&self->lock);
+  g_cond_clear (&self->arrived);
+  G_OBJECT_CLASS (kd_cache_sink_parent_class)->finalize (object);
+}
+
+static void
+kd_cache_sink_class_init (KdCacheSinkClass *klass)
+{
+  KdSinkClass *sink = KD_SINK_CLASS (klass);
+
+  kd_sink_class_install (sink, &kd_cache_sink_desc, "Sink/Cache");
+  G_OBJECT_CLASS (klass)->finalize = kd_cache_sink_finalize;
+  sink->negotiate = kd_cache_sink_negotiate;
+  sink->write = kd_cache_sink_write;
+  sink->epoch = kd_cache_sink_epoch;
+  sink->finish = kd_cache_sink_finish;
+  sink->identity = kd_cache_sink_identity;
+  sink->query = kd_cache_sink_query;
+  sink->start = kd_cache_sink_start;
+  sink->stop = kd_cache_sink_stop;
+}
+
+static void
+kd_cache_sink_init (KdCacheSink *self)
+{
+  self->names = g_ptr_array_new ();
+  g_mutex_init (&self->lock);
+  g_cond_init (&self->arrived);
+}
+
+KD_PLUGIN_DEFINE ("kdstream teacher cache sink", return gst_element_register (plugin, "kdcachesink", GST_RANK_NONE, kd_cache_sink_get_type ());)
