@@ -4,16 +4,15 @@
 
 G_BEGIN_DECLS
 
-/* A specification made sense of: the architecture, its parameter block, and the text with all keys spelt out. */
+/* A specification made sense of: the architecture and its parameter block. */
 typedef struct {
   const KdArchDesc *desc;
   gpointer params;
-  gchar *canonical;
 } KdArchSpec;
 
 gboolean _kd_arch_spec_parse (const gchar *text, KdArchSpec *ret_spec, GError **error);
 void _kd_arch_spec_clear (KdArchSpec *spec);
-/* The canonical text without the keys that only training reads ("dropout..."): two of these that differ compute different things. */
+/* All keys spelt out, but for those that only training reads ("dropout..."): two of these that differ compute different things. */
 gchar *_kd_arch_spec_meaning (const KdArchSpec *spec);
 
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (KdArchSpec, _kd_arch_spec_clear)

@@ -93,14 +93,14 @@ set_keys (const KdArchDesc *desc, gchar **pairs, gpointer params, GError **error
   return !desc->check || desc->check (params, error);
 }
 
-static gchar *
-spell_out (const KdArchDesc *desc, gconstpointer params, gboolean all)
+gchar *
+_kd_arch_spec_meaning (const KdArchSpec *spec)
 {
-  GString *text = g_string_new (desc->name);
+  GString *text = g_string_new (spec->desc->name);
 
-  for (const KdParam *p = desc->params; p && p->type != KD_PARAM_TYPE_END; p++) {
-    g_autofree gchar *name = kd_param_name (p), *value = kd_param_to_string (p, params);
-    if (all || !g_str_has_prefix (name, "dropout"))
+  for (const KdParam *p = spec->desc->params; p && p->type != KD_PARAM_TYPE_END; p++) {
+    g_autofree gchar *name = kd_param_name (p), *value = kd_param_to_string (p, spec->params);
+    if (!g_str_has_prefix (name, "dropout"))
       g_string_append_printf (text, strpbrk (value, " \t\n") ? " %s=\"%s\"" : " %s=%s", name, value);
   }
   return g_string_free (text, FALSE);
@@ -123,7 +123,6 @@ _kd_arch_spec_parse (const gchar *text, KdArchSpec *ret_spec, GError **error)
     _kd_arch_spec_clear (ret_spec);
     return FALSE;
   }
-  ret_spec->canonical = spell_out (desc, params, TRUE);
   return TRUE;
 }
 
@@ -133,11 +132,4 @@ _kd_arch_spec_clear (KdArchSpec *spec)
   if (spec->params)
     kd_params_clear (spec->desc->params, spec->params);
   g_clear_pointer (&spec->params, g_free);
-  g_clear_pointer (&spec->canonical, g_free);
-}
-
-gchar *
-_kd_arch_spec_meaning (const KdArchSpec *spec)
-{
-  return spell_out (spec->desc, spec->params, FALSE);
 }

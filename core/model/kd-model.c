@@ -161,10 +161,13 @@ build (KdModel *model, KdDtype dtype, GError **error)
 static gchar *
 hash_file (const gchar *path, GError **error)
 {
-  g_autoptr (GMappedFile) file = g_mapped_file_new (path, FALSE, error);
+  g_autoptr (GError) reason = NULL;
+  g_autoptr (GMappedFile) file = g_mapped_file_new (path, FALSE, &reason);
 
-  if (!file)
+  if (!file) {
+    g_set_error (error, KD_ERROR, KD_ERROR_IO, "Cannot read model: path=\"%s\", reason=%s", path, reason->message);
     return NULL;
+  }
   return g_compute_checksum_for_data (G_CHECKSUM_SHA256, (const guchar *) g_mapped_file_get_contents (file), g_mapped_file_get_length (file));
 }
 
@@ -181,7 +184,11 @@ open_script (KdModel *model, const gchar *path, GError **error)
   model->script = klass->script_load (model->engine, path, error);
   if (!model->script || !(model->script_hash = hash_file (path, error)))
     return FALSE;
-  return klass->script_bind (model->script, model->params, error);
+  if (!klass->script_bind (model->script, model->params, error)) {
+    g_prefix_error (error, "Model cannot be used: path=\"%s\": ", path);
+    return FALSE;
+  }
+  return TRUE;
 }
 
 /* Same shapes do not make the same model: the activation may differ. Files say in kd.arch what they were made for. */

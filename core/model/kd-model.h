@@ -30,10 +30,12 @@ KD_API gchar **kd_arch_names (void);
 typedef struct _KdModel KdModel;
 
 /**
- * kd_model_new: from @arch ("mlp dims=64,32,10") or @script (a TorchScript file); one of them NULL.
+ * kd_model_new: needs gst_init. From @arch ("mlp dims=64,32,10") or @script (a TorchScript file); one of them NULL.
  * @weights: a safetensors file to load, or NULL for the initial values of @seed
  * @rank, @dims: shape of an input sample batch; dims[0] is ignored
- * @dtype: of the input
+ * @dtype: of the input. uint8 is taken for an image and divided by 255, int64 and int32 (ids) stay whole numbers, all else becomes float32
+ * A file's metadata kd.arch, where there is one, must mean the same as @arch (KD_ERROR_MISMATCH).
+ * The further outputs of a script are its layers "output1", "output2" ...
  */
 KD_API KdModel *kd_model_new (const gchar *engine, const gchar *arch, const gchar *script, const gchar *weights, guint64 seed, KdDtype dtype, guint rank,
     const gint64 *dims, GError **error);
@@ -50,7 +52,7 @@ KD_API guint kd_model_tap_shape (KdModel *model, const gchar *name, gint64 *ret_
 /** kd_model_forward: one pass; *@ret_input is the input's var, *@ret_output the logits. (transfer full), free with kd_forward_free. */
 KD_API KdForward *kd_model_forward (KdModel *model, KdTensor *input, gboolean grad, gboolean input_grad, gboolean training, const KdRandom *random,
     KdVar **ret_input, KdVar **ret_output, GError **error);
-/** kd_model_fingerprint: (transfer full) hex SHA-256 of specification and parameters. */
+/** kd_model_fingerprint: (transfer full) hex SHA-256 of what is computed: specification (dropout aside) or script file, and parameters. */
 KD_API gchar *kd_model_fingerprint (KdModel *model);
 
 G_END_DECLS

@@ -334,6 +334,8 @@ model_suite (void)
   Suite *suite = suite_create ("model");
   TCase *tests = tcase_create ("model");
 
+  kd_engine_get (NULL, NULL); /* each test forks: libtorch is then there already */
+
   suite_add_tcase (suite, tests);
   tcase_add_test (tests, test_build);
   tcase_add_loop_test (tests, test_gradient, 0, 3);

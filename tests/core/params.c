@@ -1,4 +1,4 @@
-/* Parameters: naming, initial values, optimisers against PyTorch's numbers, state, files good and bad. */
+/* Parameters: naming, initial values, optimisers against PyTorch's numbers, state, files good and bad (a table of them makes this long). */
 #include "kd-check.h"
 #include <dlfcn.h>
 #include <glib/gstdio.h>

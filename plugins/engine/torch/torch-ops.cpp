@@ -1,98 +1,59 @@
-/* The operations: one small function each in a table by KdOp. What the arguments mean is written in core/model/kd-ops.h.
- * libtorch's own checks refuse most wrong shapes; here are those that it lets pass. */
-#include "torch-private.hpp"
+/* The operations: one small function each in a table by KdOp; layers are in torch-layers.cpp. What the arguments mean is in
+ * core/model/kd-ops.h. */
+#include "torch-ops.hpp"
 #include <c10/core/InferenceMode.h>
-#include <limits>
 
-namespace
-{
-
-struct Args
-{
-  KdVar *const *in;
-  guint n_in;
-  const gint64 *ints;
-  guint n_ints;
-  const gdouble *reals;
-
-  bool
-  has (guint i) const
-  {
-    return i < n_in && in[i];
-  }
-  const at::Tensor &
-  raw (guint i) const
-  {
-    return in[i]->tensor;
-  }
-  /* float64 stays (tests use it), everything else that is not float32 becomes it */
-  at::Tensor
-  x (guint i = 0) const
-  {
-    const at::Tensor &t = in[i]->tensor;
-    return t.scalar_type () == at::kFloat || t.scalar_type () == at::kDouble ? t : t.to (at::kFloat);
-  }
-  /* an optional input: undefined when absent */
-  at::Tensor
-  optional (guint i) const
-  {
-    return has (i) ? x (i) : at::Tensor ();
-  }
-  at::Tensor
-  mask (guint i) const
-  {
-    return raw (i).to (at::kBool);
-  }
-  at::Tensor index (guint i, gint64 below) const;
-};
-
-[[noreturn]] void
-refuse (KdError code, const std::string &text)
+void
+kd_torch_refuse (KdError code, const std::string &text)
 {
   throw KdTorchError (code, text);
 }
 
 void
-want_rank (const at::Tensor &t, gint64 rank, const char *what)
+kd_torch_want_rank (const at::Tensor &t, gint64 rank, const char *what)
 {
   if (t.dim () != rank)
-    refuse (KD_ERROR_SHAPE, std::string (what) + " has rank " + std::to_string (t.dim ()) + ", wanted " + std::to_string (rank));
+    kd_torch_refuse (KD_ERROR_SHAPE, std::string (what) + " has rank " + std::to_string (t.dim ()) + ", wanted " + std::to_string (rank));
 }
 
 void
-want_positive (gint64 value, const char *what)
+kd_torch_want_positive (gint64 value, const char *what)
 {
   if (value < 1)
-    refuse (KD_ERROR_VALUE, std::string (what) + "=" + std::to_string (value) + ", wanted from 1");
+    kd_torch_refuse (KD_ERROR_VALUE, std::string (what) + "=" + std::to_string (value) + ", wanted from 1");
 }
 
 /* Indices are checked here: libtorch does it for some operations only, and with words that do not say which value. */
 at::Tensor
-Args::index (guint i, gint64 below) const
+KdTorchArgs::index (guint i, gint64 below) const
 {
   at::Tensor t = raw (i);
 
   if (at::isFloatingType (t.scalar_type ()))
-    refuse (KD_ERROR_DTYPE, "the index is of a floating type");
+    kd_torch_refuse (KD_ERROR_DTYPE, "the index is of a floating type");
   t = t.to (at::kLong);
   if (t.numel () > 0) {
     gint64 low = t.min ().item<int64_t> (), high = t.max ().item<int64_t> ();
     if (low < 0 || high >= below)
-      refuse (KD_ERROR_RANGE, "index " + std::to_string (low < 0 ? low : high) + " outside 0.." + std::to_string (below - 1));
+      kd_torch_refuse (KD_ERROR_RANGE, "index " + std::to_string (low < 0 ? low : high) + " outside 0.." + std::to_string (below - 1));
   }
   return t;
 }
 
 gint64
-axis_of (const at::Tensor &t, gint64 axis)
+kd_torch_axis (const at::Tensor &t, gint64 axis)
 {
   gint64 at = axis < 0 ? axis + t.dim () : axis;
 
   if (at < 0 || at >= t.dim ())
-    refuse (KD_ERROR_RANGE, "axis " + std::to_string (axis) + " of a tensor of rank " + std::to_string (t.dim ()));
+    kd_torch_refuse (KD_ERROR_RANGE, "axis " + std::to_string (axis) + " of a tensor of rank " + std::to_string (t.dim ()));
   return at;
 }
 
+namespace
+{
+
+typedef KdTorchArgs Args;
 typedef at::Tensor (*OpFunc) (const Args &);
 struct Row
 {
@@ -100,122 +61,15 @@ struct Row
   guint n_in, n_ints, n_reals; /* at least */
 };
 
-/* --- products --- */
-
-at::Tensor
-linear (const Args &a)
-{
-  at::Tensor w = a.x (1), b = a.optional (2);
-
-  want_rank (w, 2, "weight");
-  if (b.defined () && (b.dim () != 1 || b.size (0) != w.size (0)))
-    refuse (KD_ERROR_SHAPE, "the bias is not as long as the weight has rows");
-  return at::linear (a.x (), w, b);
-}
-
-at::Tensor
-conv (const Args &a, gint64 rank)
-{
-  at::Tensor x = a.x (), w = a.x (1), b = a.optional (2);
-
-  want_rank (x, rank, "input");
-  want_rank (w, rank, "weight");
-  want_positive (a.ints[0], "stride");
-  want_positive (a.ints[2], "dilation");
-  want_positive (a.ints[3], "groups");
-  return rank == 3 ? at::conv1d (x, w, b, { a.ints[0] }, at::IntArrayRef { a.ints[1] }, { a.ints[2] }, a.ints[3])
-                   : at::conv2d (x, w, b, { a.ints[0], a.ints[0] }, at::IntArrayRef { a.ints[1], a.ints[1] },
-                       { a.ints[2], a.ints[2] }, a.ints[3]);
-}
-
-at::Tensor
-sparse_matmul (const Args &a)
-{
-  at::Tensor values = a.x (1), x = a.x (2);
-  gint64 n_rows = a.ints[0];
-
-  want_rank (a.raw (0), 2, "index");
-  want_rank (values, 1, "values");
-  want_rank (x, 2, "input");
-  if (a.raw (0).size (0) != 2 || a.raw (0).size (1) != values.size (0))
-    refuse (KD_ERROR_SHAPE, "the index is not [2 E] for E values");
-  want_positive (n_rows, "n_rows");
-  at::Tensor index = a.index (0, std::max (n_rows, x.size (0)));
-  at::Tensor rows = index.select (0, 0), columns = index.select (0, 1);
-  if (index.size (1) > 0 && (rows.max ().item<int64_t> () >= n_rows || columns.max ().item<int64_t> () >= x.size (0)))
-    refuse (KD_ERROR_RANGE, "an index lies outside the matrix");
-  at::Tensor scaled = x.index_select (0, columns) * values.unsqueeze (1);
-  return at::zeros ({ n_rows, x.size (1) }, scaled.options ()).index_add (0, rows, scaled);
-}
-
-/* The lowest float instead of minus infinity: a query that may see no key then has a gradient of 0, not NaN. */
-at::Tensor
-attention (const Args &a)
-{
-  at::Tensor q = a.x (0), k = a.x (1), v = a.x (2), seen;
-  double scale = a.reals[0];
-
-  if (q.dim () < 2 || k.dim () < 2 || v.dim () < 2 || k.size (-2) != v.size (-2) || q.size (-1) != k.size (-1))
-    refuse (KD_ERROR_SHAPE, "wanted q [... L D], k [... S D], v [... S V]");
-  if (scale == 0)
-    scale = 1.0 / std::sqrt ((double) std::max<gint64> (q.size (-1), 1));
-  at::Tensor scores = at::matmul (q, k.transpose (-2, -1)) * scale;
-  if (a.has (3))
-    seen = a.mask (3);
-  if (a.ints[0]) {
-    at::Tensor causal = at::ones ({ q.size (-2), k.size (-2) }, at::TensorOptions (at::kBool)).tril ();
-    seen = seen.defined () ? at::logical_and (seen, causal) : causal;
-  }
-  if (!seen.defined ())
-    return at::matmul (at::softmax (scores, -1), v);
-  at::Tensor hidden = at::logical_not (seen);
-  scores = at::masked_fill (scores, hidden, std::numeric_limits<float>::lowest ());
-  return at::matmul (at::masked_fill (at::softmax (scores, -1), hidden, 0.0), v);
-}
-
-at::Tensor
-embedding (const Args &a)
-{
-  at::Tensor weight = a.x (1);
-
-  want_rank (weight, 2, "weight");
-  return at::embedding (weight, a.index (0, weight.size (0)));
-}
-
-/* --- normalisation --- */
-
-at::Tensor
-batch_norm (const Args &a)
-{
-  at::Tensor x = a.x ();
-
-  if (x.dim () < 2)
-    refuse (KD_ERROR_SHAPE, "the input has no channels, wanted [N C ...]");
-  /* the unbiased variance of one value is NaN, and would stay in the running variance */
-  if (a.ints[0] && x.numel () <= x.size (1))
-    refuse (KD_ERROR_SHAPE, "one value a channel has no variance; give more samples a batch");
-  return at::batch_norm (x, a.x (1), a.x (2), a.raw (3), a.raw (4), a.ints[0] != 0, a.reals[0], a.reals[1], false);
-}
-
-at::Tensor
-layer_norm (const Args &a)
-{
-  at::Tensor x = a.x ();
-
-  if (x.dim () < 1)
-    refuse (KD_ERROR_SHAPE, "a scalar has no axis to normalise");
-  return at::layer_norm (x, { x.size (-1) }, a.optional (1), a.optional (2), a.reals[0], false);
-}
+/* --- shapes --- */
 
 at::Tensor
 normalize (const Args &a)
 {
   at::Tensor x = a.x ();
 
-  return x / at::norm (x, 2, at::IntArrayRef { axis_of (x, a.ints[0]) }, true).clamp_min (a.reals[0]);
+  return x / at::norm (x, 2, at::IntArrayRef { kd_torch_axis (x, a.ints[0]) }, true).clamp_min (a.reals[0]);
 }
-
-/* --- shapes --- */
 
 std::vector<at::Tensor>
 all_inputs (const Args &a)
@@ -233,15 +87,15 @@ concat (const Args &a)
   std::vector<at::Tensor> parts = all_inputs (a);
 
   for (const auto &part : parts)
-    want_rank (part, parts[0].dim (), "a part"); /* libtorch skips empty vectors whatever the rank */
-  return at::cat (parts, axis_of (parts[0], a.ints[0]));
+    kd_torch_want_rank (part, parts[0].dim (), "a part"); /* libtorch skips empty vectors whatever the rank */
+  return at::cat (parts, kd_torch_axis (parts[0], a.ints[0]));
 }
 
 at::Tensor
 slice (const Args &a)
 {
-  want_positive (a.ints[3], "step");
-  return a.raw (0).slice (axis_of (a.raw (0), a.ints[0]), a.ints[1], a.ints[2], a.ints[3]);
+  kd_torch_want_positive (a.ints[3], "step");
+  return a.raw (0).slice (kd_torch_axis (a.raw (0), a.ints[0]), a.ints[1], a.ints[2], a.ints[3]);
 }
 
 /* libtorch lists pairs from the last axis on */
@@ -249,7 +103,7 @@ at::Tensor
 pad (const Args &a)
 {
   at::Tensor x = a.x ();
-  gint64 axis = axis_of (x, a.ints[0]), at = 2 * (x.dim () - 1 - axis);
+  gint64 axis = kd_torch_axis (x, a.ints[0]), at = 2 * (x.dim () - 1 - axis);
   std::vector<int64_t> pairs ((size_t) at + 2, 0);
 
   pairs[(size_t) at] = a.ints[1];
@@ -261,7 +115,7 @@ at::Tensor
 gather (const Args &a)
 {
   at::Tensor x = a.x ();
-  gint64 axis = axis_of (x, a.ints[0]);
+  gint64 axis = kd_torch_axis (x, a.ints[0]);
 
   return at::gather (x, axis, a.index (1, x.size (axis)));
 }
@@ -270,9 +124,9 @@ at::Tensor
 index_select (const Args &a)
 {
   at::Tensor x = a.x ();
-  gint64 axis = axis_of (x, a.ints[0]);
+  gint64 axis = kd_torch_axis (x, a.ints[0]);
 
-  want_rank (a.raw (1), 1, "index");
+  kd_torch_want_rank (a.raw (1), 1, "index");
   return at::index_select (x, axis, a.index (1, x.size (axis)));
 }
 
@@ -282,7 +136,7 @@ tril (const Args &a)
   at::Tensor x = a.x ();
 
   if (x.dim () < 2)
-    refuse (KD_ERROR_SHAPE, "there is no diagonal, wanted [... M N]");
+    kd_torch_refuse (KD_ERROR_SHAPE, "there is no diagonal, wanted [... M N]");
   return at::tril (x, a.ints[0]);
 }
 
@@ -296,7 +150,7 @@ reduce (const Args &a, at::Tensor (*all) (const Args &, const at::Tensor &),
   at::Tensor x = a.x ();
 
   if (a.ints[0] != G_MININT)
-    return one (a, x, axis_of (x, a.ints[0]), a.ints[1] != 0);
+    return one (a, x, kd_torch_axis (x, a.ints[0]), a.ints[1] != 0);
   at::Tensor y = all (a, x);
   return a.ints[1] ? y.reshape (std::vector<int64_t> ((size_t) x.dim (), 1)) : y;
 }
@@ -321,7 +175,7 @@ at::Tensor
 maximum_of (const Args &a)
 {
   if (a.raw (0).numel () == 0)
-    refuse (KD_ERROR_SHAPE, "nothing has no maximum");
+    kd_torch_refuse (KD_ERROR_SHAPE, "nothing has no maximum");
   return reduce (
       a, [] (const Args &, const at::Tensor &x) { return at::max (x); },
       [] (const Args &, const at::Tensor &x, gint64 axis, bool keep) { return std::get<0> (at::max (x, axis, keep)); });
@@ -340,34 +194,6 @@ variance (const Args &a)
       });
 }
 
-/* --- pooling --- */
-
-/* kernel, stride, padding of a pooling over `n` axes, checked */
-at::Tensor
-pool (const Args &a, gint64 n, bool is_max)
-{
-  at::Tensor x = a.x ();
-  std::vector<int64_t> kernel ((size_t) n, a.ints[0]), stride ((size_t) n, a.ints[1]), padding ((size_t) n, a.ints[2]);
-
-  want_rank (x, n + 2, "input");
-  want_positive (a.ints[0], "kernel");
-  want_positive (a.ints[1], "stride");
-  if (n == 1)
-    return is_max ? at::max_pool1d (x, kernel, stride, padding) : at::avg_pool1d (x, kernel, stride, padding);
-  return is_max ? at::max_pool2d (x, kernel, stride, padding) : at::avg_pool2d (x, kernel, stride, padding);
-}
-
-at::Tensor
-upsample2d (const Args &a)
-{
-  at::Tensor x = a.x ();
-
-  want_rank (x, 4, "input");
-  want_positive (a.ints[0], "factor");
-  std::vector<int64_t> size { x.size (2) * a.ints[0], x.size (3) * a.ints[0] };
-  return a.ints[1] ? at::upsample_bilinear2d (x, at::IntArrayRef (size), false) : at::upsample_nearest2d (x, at::IntArrayRef (size));
-}
-
 #define X(expression)                                                                                                  \
   [] (const Args &a) -> at::Tensor {                                                                                   \
     at::Tensor x = a.x ();                                                                                             \
@@ -383,13 +209,13 @@ Row
 row_of (KdOp op)
 {
   switch (op) {
-  case KD_OP_LINEAR: return { linear, 2, 0, 0 };
+  case KD_OP_LINEAR: return { kd_torch_linear, 2, 0, 0 };
   case KD_OP_MATMUL: return { X (at::matmul (x, a.x (1))), 2, 0, 0 };
-  case KD_OP_CONV1D: return { [] (const Args &a) { return conv (a, 3); }, 2, 4, 0 };
-  case KD_OP_CONV2D: return { [] (const Args &a) { return conv (a, 4); }, 2, 4, 0 };
-  case KD_OP_BATCH_NORM: return { batch_norm, 5, 1, 2 };
-  case KD_OP_LAYER_NORM: return { layer_norm, 1, 0, 1 };
-  case KD_OP_EMBEDDING: return { embedding, 2, 0, 0 };
+  case KD_OP_CONV1D: return { [] (const Args &a) { return kd_torch_conv (a, 3); }, 2, 4, 0 };
+  case KD_OP_CONV2D: return { [] (const Args &a) { return kd_torch_conv (a, 4); }, 2, 4, 0 };
+  case KD_OP_BATCH_NORM: return { kd_torch_batch_norm, 5, 1, 2 };
+  case KD_OP_LAYER_NORM: return { kd_torch_layer_norm, 1, 0, 1 };
+  case KD_OP_EMBEDDING: return { kd_torch_embedding, 2, 0, 0 };
   case KD_OP_RELU: return { X (at::relu (x)), 1, 0, 0 };
   case KD_OP_GELU: return { X (at::gelu (x)), 1, 0, 0 };
   case KD_OP_SILU: return { X (at::silu (x)), 1, 0, 0 };
@@ -400,8 +226,8 @@ row_of (KdOp op)
   case KD_OP_SQRT: return { X (at::sqrt (x)), 1, 0, 0 };
   case KD_OP_ABS: return { X (at::abs (x)), 1, 0, 0 };
   case KD_OP_NEG: return { X (at::neg (x)), 1, 0, 0 };
-  case KD_OP_SOFTMAX: return { X (at::softmax (x, axis_of (x, a.ints[0]))), 1, 1, 0 };
-  case KD_OP_LOG_SOFTMAX: return { X (at::log_softmax (x, axis_of (x, a.ints[0]))), 1, 1, 0 };
+  case KD_OP_SOFTMAX: return { X (at::softmax (x, kd_torch_axis (x, a.ints[0]))), 1, 1, 0 };
+  case KD_OP_LOG_SOFTMAX: return { X (at::log_softmax (x, kd_torch_axis (x, a.ints[0]))), 1, 1, 0 };
   case KD_OP_ADD: return { X (at::add (x, a.x (1))), 2, 0, 0 };
   case KD_OP_SUB: return { X (at::sub (x, a.x (1))), 2, 0, 0 };
   case KD_OP_MUL: return { X (at::mul (x, a.x (1))), 2, 0, 0 };
@@ -425,20 +251,20 @@ row_of (KdOp op)
   case KD_OP_VAR: return { variance, 1, 3, 0 };
   case KD_OP_MAX: return { maximum_of, 1, 2, 0 };
   case KD_OP_NORMALIZE: return { normalize, 1, 1, 1 };
-  case KD_OP_AVG_POOL2D: return { [] (const Args &a) { return pool (a, 2, false); }, 1, 3, 0 };
-  case KD_OP_MAX_POOL2D: return { [] (const Args &a) { return pool (a, 2, true); }, 1, 3, 0 };
-  case KD_OP_UPSAMPLE2D: return { upsample2d, 1, 2, 0 };
-  case KD_OP_AVG_POOL1D: return { [] (const Args &a) { return pool (a, 1, false); }, 1, 3, 0 };
-  case KD_OP_MAX_POOL1D: return { [] (const Args &a) { return pool (a, 1, true); }, 1, 3, 0 };
+  case KD_OP_AVG_POOL2D: return { [] (const Args &a) { return kd_torch_pool (a, 2, false); }, 1, 3, 0 };
+  case KD_OP_MAX_POOL2D: return { [] (const Args &a) { return kd_torch_pool (a, 2, true); }, 1, 3, 0 };
+  case KD_OP_UPSAMPLE2D: return { kd_torch_upsample2d, 1, 2, 0 };
+  case KD_OP_AVG_POOL1D: return { [] (const Args &a) { return kd_torch_pool (a, 1, false); }, 1, 3, 0 };
+  case KD_OP_MAX_POOL1D: return { [] (const Args &a) { return kd_torch_pool (a, 1, true); }, 1, 3, 0 };
   case KD_OP_MASKED_FILL: return { X (at::masked_fill (x, a.mask (1), at::Scalar (a.reals[0]))), 2, 0, 1 };
   case KD_OP_WHERE: return { [] (const Args &a) { return at::where (a.mask (0), a.x (1), a.x (2)); }, 3, 0, 0 };
   case KD_OP_TRIL: return { tril, 1, 1, 0 };
   case KD_OP_CAST_FLOAT: return { RAW (x.to (at::kFloat)), 1, 0, 0 };
-  case KD_OP_CUMSUM: return { X (at::cumsum (x, axis_of (x, a.ints[0]))), 1, 1, 0 };
-  case KD_OP_ATTENTION: return { attention, 3, 1, 1 };
+  case KD_OP_CUMSUM: return { X (at::cumsum (x, kd_torch_axis (x, a.ints[0]))), 1, 1, 0 };
+  case KD_OP_ATTENTION: return { kd_torch_attention, 3, 1, 1 };
   case KD_OP_DETACH: return { RAW (x.detach ()), 1, 0, 0 };
-  case KD_OP_FLIP: return { RAW (at::flip (x, at::IntArrayRef { axis_of (x, a.ints[0]) })), 1, 1, 0 };
-  case KD_OP_SPARSE_MATMUL: return { sparse_matmul, 3, 1, 0 };
+  case KD_OP_FLIP: return { RAW (at::flip (x, at::IntArrayRef { kd_torch_axis (x, a.ints[0]) })), 1, 1, 0 };
+  case KD_OP_SPARSE_MATMUL: return { kd_torch_sparse_matmul, 3, 1, 0 };
   case KD_N_OPS: break;
   }
   return { nullptr, 0, 0, 0 };
@@ -455,12 +281,12 @@ kd_torch_op (KdGraph *graph, KdOp op, KdVar *const *in, guint n_in, const gint64
     Row row = row_of (op);
     Args args = { in, n_in, ints, n_ints, reals };
     if (!row.run)
-      refuse (KD_ERROR_UNSUPPORTED, "the engine has no such operation");
+      kd_torch_refuse (KD_ERROR_UNSUPPORTED, "the engine has no such operation");
     if (n_ints < row.n_ints || n_reals < row.n_reals)
-      refuse (KD_ERROR_VALUE, "too few arguments");
+      kd_torch_refuse (KD_ERROR_VALUE, "too few arguments");
     for (guint i = 0; i < row.n_in; i++)
       if (!args.has (i) && !(op == KD_OP_LAYER_NORM && i > 0))
-        refuse (KD_ERROR_VALUE, "an input is missing");
+        kd_torch_refuse (KD_ERROR_VALUE, "an input is missing");
     c10::InferenceMode mode (!graph->grad);
     return kd_torch_keep (graph, row.run (args));
   });
