@@ -3,8 +3,8 @@
 #include "kd-launch.h"
 #include <string.h>
 
-#define BOX_WIDTH 300
-#define LANE_WIDTH 340
+#define BOX_WIDTH 330
+#define LANE_WIDTH 372
 #define LINE 16
 #define GAP 22
 #define MARGIN 16

@@ -138,27 +138,50 @@ kd_links_print (JsonArray *links, FILE *file)
     kd_link_print (links, json_array_get_object_element (links, i), width, file);
 }
 
+/* A property's value as text, or NULL when it is what a new element of the kind has (classes set defaults of their own, so the
+ * property's declared default says less). */
+static gchar *
+kd_changed_value (GstElement *element, GstElement *fresh, GParamSpec *spec)
+{
+  GValue value = G_VALUE_INIT, usual = G_VALUE_INIT;
+  gchar *text = NULL;
+
+  g_value_init (&value, spec->value_type);
+  g_value_init (&usual, spec->value_type);
+  g_object_get_property (G_OBJECT (element), spec->name, &value);
+  g_object_get_property (G_OBJECT (fresh), spec->name, &usual);
+  if (g_param_values_cmp (spec, &value, &usual) == 0)
+    text = NULL;
+  else if (G_VALUE_HOLDS_STRING (&value))
+    text = g_value_dup_string (&value);
+  else if (G_VALUE_HOLDS_DOUBLE (&value))
+    text = g_strdup_printf ("%.10g", g_value_get_double (&value));
+  else
+    text = gst_value_serialize (&value);
+  g_value_unset (&value);
+  g_value_unset (&usual);
+  return text;
+}
+
 static JsonObject *
 kd_properties_collect (GstElement *element)
 {
   JsonObject *object = json_object_new ();
   guint n;
   g_autofree GParamSpec **specs = g_object_class_list_properties (G_OBJECT_GET_CLASS (element), &n);
+  g_autoptr (GstElement) fresh = gst_element_get_factory (element) ? gst_element_factory_create (gst_element_get_factory (element), NULL) : NULL;
 
-  for (guint i = 0; i < n; i++) {
-    GValue value = G_VALUE_INIT;
+  if (fresh)
+    gst_object_ref_sink (fresh);
+  for (guint i = 0; fresh && i < n; i++) {
     g_autofree gchar *text = NULL;
 
     if ((specs[i]->flags & G_PARAM_READWRITE) != G_PARAM_READWRITE || specs[i]->owner_type == GST_TYPE_OBJECT ||
         g_type_is_a (specs[i]->value_type, G_TYPE_OBJECT))
       continue;
-    g_value_init (&value, specs[i]->value_type);
-    g_object_get_property (G_OBJECT (element), specs[i]->name, &value);
-    if (!g_param_value_defaults (specs[i], &value))
-      text = G_VALUE_HOLDS_STRING (&value) ? g_value_dup_string (&value) : gst_value_serialize (&value);
+    text = kd_changed_value (element, fresh, specs[i]);
     if (text)
       json_object_set_string_member (object, specs[i]->name, text);
-    g_value_unset (&value);
   }
   return object;
 }

@@ -101,36 +101,35 @@ kd_progress_metrics (KdProgress *progress, const gchar *element, const GstStruct
                                          : g_strdup_printf ("%s: %s", element, progress->metrics);
 }
 
-void
-kd_progress_message (KdProgress *progress, const gchar *element, const GstStructure *structure)
+static void
+kd_read_count (const GstStructure *structure, const gchar *field, guint64 *ret)
 {
   gdouble value;
 
+  if (kd_structure_number (structure, field, &value) && value >= 0)
+    *ret = (guint64) value;
+}
+
+void
+kd_progress_message (KdProgress *progress, const gchar *element, const GstStructure *structure)
+{
+  guint64 epoch = progress->epoch;
+
   progress->changed = TRUE;
-  if (gst_structure_has_name (structure, "kd-metrics"))
+  if (gst_structure_has_name (structure, "kd-metrics")) {
     kd_progress_metrics (progress, element, structure);
-  if (gst_structure_has_name (structure, "kd-report") && kd_structure_number (structure, "loss", &value))
-    progress->loss = value;
-  if (!gst_structure_has_name (structure, "kd-progress"))
     return;
-  if (kd_structure_number (structure, "samples", &value))
-    progress->samples = (guint64) value;
-  if (kd_structure_number (structure, "total", &value))
-    progress->total = (guint64) value;
-  if (kd_structure_number (structure, "rows", &value))
-    progress->rows = (guint64) value;
-  if (kd_structure_number (structure, "step", &value))
-    progress->step = (guint64) value;
-  if (kd_structure_number (structure, "epoch", &value)) {
-    progress->epoch = (guint) value;
-    progress->has_epoch = TRUE;
   }
-  if (kd_structure_number (structure, "loss", &value))
-    progress->loss = value;
-  if (kd_structure_number (structure, "samples-per-second", &value))
-    progress->rate = value;
-  if (kd_structure_number (structure, "bytes-per-second", &value))
-    progress->bytes_rate = value;
+  kd_read_count (structure, "samples", &progress->samples);
+  kd_read_count (structure, "total", &progress->total);
+  kd_read_count (structure, "rows", &progress->rows);
+  kd_read_count (structure, "step", &progress->step);
+  kd_read_count (structure, "epoch", &epoch);
+  progress->epoch = (guint) epoch;
+  progress->has_epoch = progress->has_epoch || gst_structure_has_field (structure, "epoch");
+  kd_structure_number (structure, "loss", &progress->loss);
+  kd_structure_number (structure, "samples-per-second", &progress->rate);
+  kd_structure_number (structure, "bytes-per-second", &progress->bytes_rate);
 }
 
 static void

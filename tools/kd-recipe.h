@@ -20,7 +20,7 @@ typedef struct {
   GHashTable *params;
   GPtrArray *steps; /* of KdRecipeStep, each after those it needs */
   gchar *baseline, *metric; /* NULL: nothing is compared */
-  gchar **methods, **ablations;
+  gchar **methods, **ablations, **references;
   gboolean higher_is_better, percent;
 } KdRecipe;
 
@@ -55,7 +55,7 @@ gdouble kd_student_quantile (gdouble p, gdouble df);
 /* One row of the result: a step over the seeds. */
 typedef struct {
   const KdRecipeStep *step;
-  const gchar *role; /* "baseline", "method", "ablation" */
+  const gchar *role; /* "baseline", "method", "ablation", "reference" */
   gdouble *values;   /* [n_seeds]; NaN where the step failed */
 } KdResultRow;
 

@@ -103,7 +103,7 @@ kd_page_tiles (GString *out, JsonObject *info)
       g_autofree gchar *value = kd_node_text (json_object_get_member (values, m->data));
       g_autofree gchar *name = g_strdup_printf ("%s, %s", (gchar *) m->data, (gchar *) l->data);
 
-      if (!g_str_equal (m->data, "epoch"))
+      if (!g_str_equal (m->data, "epoch") && !g_str_equal (m->data, "count"))
         kd_page_tile (out, value, name);
     }
   }
@@ -167,11 +167,13 @@ kd_page_chart (GString *out, KdSeriesSet *set, const KdChart *chart, GHashTable 
 
     if (!kd_chart_takes (chart, series))
       continue;
+    g_hash_table_add (drawn, series);
+    if (series->points->len < 2 && !g_str_equal (series->kind, "kd-report")) /* a rate measured once is no curve */
+      continue;
     lines[n++] = (KdPlotLine){
       g_str_has_suffix (chart->prefix, ".") ? series->field + strlen (chart->prefix) : series->element,
       (const KdPoint *) (gpointer) series->points->data, series->points->len, chart->smooth };
     x_name = series->x_name;
-    g_hash_table_add (drawn, series);
   }
   if (n > 0)
     kd_plot_lines (out, chart->title, x_name, lines, n);

@@ -34,6 +34,7 @@ kd_recipe_free (KdRecipe *recipe)
   g_free (recipe->metric);
   g_strfreev (recipe->methods);
   g_strfreev (recipe->ablations);
+  g_strfreev (recipe->references);
   g_clear_pointer (&recipe->params, g_hash_table_unref);
   g_clear_pointer (&recipe->steps, g_ptr_array_unref);
   g_free (recipe);
@@ -89,7 +90,7 @@ kd_load_key_file (const gchar *path, GError **error)
 static JsonNode *
 kd_typed_value (const gchar *key, const gchar *text)
 {
-  static const gchar *const lists[] = { "needs", "metrics", "method", "ablation", NULL };
+  static const gchar *const lists[] = { "needs", "metrics", "method", "ablation", "reference", NULL };
   JsonNode *node = json_node_alloc ();
   gchar *end;
   gdouble number;
@@ -255,7 +256,7 @@ kd_recipe_order (KdRecipe *recipe, GPtrArray *written, GError **error)
 static gboolean
 kd_recipe_compare (KdRecipe *recipe, JsonObject *compare, GError **error)
 {
-  const gchar *lists[] = { "method", "ablation" };
+  const gchar *lists[] = { "method", "ablation", "reference" };
 
   recipe->higher_is_better = TRUE;
   if (!compare)
@@ -264,12 +265,13 @@ kd_recipe_compare (KdRecipe *recipe, JsonObject *compare, GError **error)
   recipe->metric = kd_string (compare, "metric");
   recipe->methods = kd_strv (compare, "method");
   recipe->ablations = kd_strv (compare, "ablation");
+  recipe->references = kd_strv (compare, "reference");
   recipe->higher_is_better = json_object_get_boolean_member_with_default (compare, "higher-is-better", TRUE);
   recipe->percent = json_object_get_boolean_member_with_default (compare, "percent", FALSE);
   if (!kd_recipe_step (recipe, recipe->baseline))
     return kd_unknown_step (recipe, recipe->steps, "compare", "baseline", recipe->baseline, error);
-  for (guint l = 0; l < 2; l++) {
-    gchar **names = l ? recipe->ablations : recipe->methods;
+  for (guint l = 0; l < G_N_ELEMENTS (lists); l++) {
+    gchar **names = l == 0 ? recipe->methods : l == 1 ? recipe->ablations : recipe->references;
 
     for (guint i = 0; names && names[i]; i++)
       if (!kd_recipe_step (recipe, names[i]))

@@ -41,21 +41,29 @@ typedef struct {
   KdPaired p;
 } KdCells;
 
+/* The baseline itself and what only stands there to be looked at (the teacher) are compared with nothing. */
+static gboolean
+kd_row_compares (const KdResult *result, guint i)
+{
+  return i > 0 && !g_str_equal (kd_row (result, i)->role, "reference");
+}
+
 static KdCells
 kd_cells (const KdResult *result, guint i)
 {
   KdCells cells = { NULL };
+  gboolean compares = kd_row_compares (result, i);
   g_autofree gchar *low = NULL, *high = NULL;
 
   cells.m = kd_result_mean (kd_row (result, i)->values, result->n_seeds);
   cells.p = kd_result_paired (kd_row (result, 0)->values, kd_row (result, i)->values, result->n_seeds);
   cells.mean = kd_cell (result, cells.m.mean, FALSE);
   cells.deviation = kd_cell (result, cells.m.deviation, FALSE);
-  cells.difference = i ? kd_cell (result, cells.p.mean, TRUE) : g_strdup ("");
+  cells.difference = compares ? kd_cell (result, cells.p.mean, TRUE) : g_strdup ("");
   low = kd_cell (result, cells.p.low, TRUE);
   high = kd_cell (result, cells.p.high, TRUE);
-  cells.interval = i && !isnan (cells.p.low) ? g_strdup_printf ("[%s, %s]", low, high) : g_strdup ("");
-  cells.verdict = i ? kd_verdict (result, &cells.p) : "";
+  cells.interval = compares && !isnan (cells.p.low) ? g_strdup_printf ("[%s, %s]", low, high) : g_strdup ("");
+  cells.verdict = compares ? kd_verdict (result, &cells.p) : "";
   return cells;
 }
 
@@ -68,25 +76,45 @@ kd_cells_clear (KdCells *cells)
   g_free (cells->interval);
 }
 
+/* printf counts bytes; a title or a plus-minus sign has more of them than columns. */
+static void
+kd_print_padded (const gchar *text, gint width, gboolean right)
+{
+  gint pad = MAX (0, width - (gint) g_utf8_strlen (text, -1));
+
+  if (right)
+    printf ("%*s%s", pad, "", text);
+  else
+    printf ("%s%*s", text, pad, "");
+}
+
 void
 kd_result_print (const KdResult *result)
 {
   const KdRecipe *recipe = result->recipe;
   g_autofree gchar *time = kd_tool_duration (result->seconds);
-  guint width = 10;
+  gint width = 10;
 
   for (guint i = 0; i < result->rows->len; i++)
-    width = MAX (width, (guint) g_utf8_strlen (kd_row (result, i)->step->title, -1));
-  if (result->rows->len > 0)
-    printf ("\n%s%s, %u seed%s; difference to the first row, paired by seed, with its 95 %% interval\n\n%-*s %16s  %10s  %-18s\n", recipe->metric, recipe->percent ? " (%)" : "",
-        result->n_seeds, result->n_seeds == 1 ? "" : "s", (int) width + 2, "", "mean \xc2\xb1 deviation", "difference", "interval");
+    width = MAX (width, (gint) g_utf8_strlen (kd_row (result, i)->step->title, -1));
+  if (result->rows->len > 0) {
+    printf ("\n%s%s, %u seed%s; difference to the first row, paired by seed, with its 95 %% interval\n\n", recipe->metric, recipe->percent ? " (%)" : "", result->n_seeds,
+        result->n_seeds == 1 ? "" : "s");
+    kd_print_padded ("", width, FALSE);
+    kd_print_padded ("mean \xc2\xb1 deviation", 19, TRUE);
+    kd_print_padded ("difference", 13, TRUE);
+    printf ("  interval\n");
+  }
   for (guint i = 0; i < result->rows->len; i++) {
     KdCells cells = kd_cells (result, i);
-    const gchar *title = kd_row (result, i)->step->title;
-    g_autofree gchar *mean = g_strdup_printf ("%8s \xc2\xb1 %s", cells.mean, cells.deviation);
+    g_autofree gchar *mean = g_strdup_printf ("%s \xc2\xb1 %s", cells.mean, cells.deviation);
 
-    printf ("%s%*s %*s  %10s  %-18s %s%s\n", title, (int) (width + 2 - (guint) g_utf8_strlen (title, -1)), "", (int) (17 + strlen (mean) - (gsize) g_utf8_strlen (mean, -1)), mean,
-        cells.difference, cells.interval, cells.verdict, g_str_equal (kd_row (result, i)->role, "ablation") ? "  (ablation)" : "");
+    kd_print_padded (kd_row (result, i)->step->title, width, FALSE);
+    kd_print_padded (mean, 19, TRUE);
+    kd_print_padded (cells.difference, 13, TRUE);
+    printf ("  ");
+    kd_print_padded (cells.interval, *cells.interval ? 18 : 0, FALSE);
+    printf (" %s%s%s\n", cells.verdict, *cells.verdict ? " " : "", g_str_equal (kd_row (result, i)->role, "ablation") || g_str_equal (kd_row (result, i)->role, "reference") ? kd_row (result, i)->role : "");
     kd_cells_clear (&cells);
   }
   printf ("%sMade in %s:\n  %s/results.json\n  %s/results.html\n", result->rows->len > 0 ? "\n" : "", time, result->output, result->output);
@@ -118,7 +146,7 @@ kd_row_object (const KdResult *result, guint i)
   json_object_set_array_member (object, "values", values);
   kd_set_number (object, "mean", mean.mean);
   kd_set_number (object, "deviation", mean.deviation);
-  if (i == 0)
+  if (!kd_row_compares (result, i))
     return object;
   difference = json_object_new ();
   json_object_set_int_member (difference, "pairs", paired.n);

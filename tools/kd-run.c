@@ -126,6 +126,9 @@ kd_fill_rows (KdResult *result, GError **error)
   for (guint i = 0; recipe->ablations && recipe->ablations[i]; i++)
     if (!kd_add_row (result, recipe->ablations[i], "ablation", error))
       return FALSE;
+  for (guint i = 0; recipe->references && recipe->references[i]; i++)
+    if (!kd_add_row (result, recipe->references[i], "reference", error))
+      return FALSE;
   return TRUE;
 }
 
