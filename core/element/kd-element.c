@@ -91,40 +91,6 @@ kd_element_has_trainer (KdElement *self)
   return priv->trainer > 0;
 }
 
-void
-kd_element_post_error (GstElement *element, GError *error)
-{
-  GQuark domain = GST_STREAM_ERROR;
-  gint code = GST_STREAM_ERROR_FAILED;
-
-  if (error->domain == KD_ERROR) {
-    switch ((KdError) error->code) {
-    case KD_ERROR_SHAPE:
-    case KD_ERROR_DTYPE:
-    case KD_ERROR_FIELD:
-      code = GST_STREAM_ERROR_FORMAT;
-      break;
-    case KD_ERROR_FORMAT:
-    case KD_ERROR_SCHEMA:
-      code = GST_STREAM_ERROR_DECODE;
-      break;
-    case KD_ERROR_IO:
-    case KD_ERROR_NETWORK:
-      domain = GST_RESOURCE_ERROR;
-      code = GST_RESOURCE_ERROR_FAILED;
-      break;
-    case KD_ERROR_ENGINE:
-      domain = GST_LIBRARY_ERROR;
-      code = GST_LIBRARY_ERROR_FAILED;
-      break;
-    default:
-      break;
-    }
-  }
-  gst_element_message_full (element, GST_MESSAGE_ERROR, domain, code, g_strdup (error->message), NULL, __FILE__, G_STRFUNC, __LINE__);
-  g_error_free (error);
-}
-
 GstFlowReturn
 kd_element_push (KdElement *self, GstBuffer *buffer)
 {
@@ -197,6 +163,7 @@ kd_element_chain (GstPad *pad, GstObject *parent, GstBuffer *buffer)
       gst_buffer_unref (buffer);
     if (!error) /* a push from inside the element failed; whoever refused has said why */
       return GST_PAD_LAST_FLOW_RETURN (priv->src) == GST_FLOW_OK ? GST_FLOW_ERROR : GST_PAD_LAST_FLOW_RETURN (priv->src);
+    priv->failed = TRUE;
     kd_element_post_error (GST_ELEMENT (self), error);
     return GST_FLOW_ERROR;
   }
@@ -254,6 +221,11 @@ kd_element_sink_event (GstPad *pad, GstObject *parent, GstEvent *event)
   case GST_EVENT_CAPS:
     return sink_caps (self, event);
   case GST_EVENT_EOS:
+    /* A source that was refused a batch sends EOS all the same; a sink would take its half a file for the whole. */
+    if (PRIVATE (self)->failed) {
+      gst_event_unref (event);
+      return FALSE;
+    }
     /* A run resumed at its very end has no batch to take the state with. */
     ok = (!PRIVATE (self)->pending || !PRIVATE (self)->out || take_pending_state (self, &error)) && (!klass->finish || klass->finish (self, &error));
     break;

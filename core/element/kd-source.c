@@ -33,6 +33,7 @@ typedef struct {
   KdPermutation permutation;
   gboolean ready; /* identity sent, resume asked */
   gboolean dry_run;
+  gboolean failed; /* a batch could not be read */
   KdResume resume;
 } KdSourcePrivate;
 
@@ -98,7 +99,7 @@ source_start (GstBaseSrc *base)
   priv->layout = kd_layout_new ();
   priv->epoch = 0;
   priv->cursor = priv->index = 0;
-  priv->ready = FALSE;
+  priv->ready = priv->failed = FALSE;
   priv->opened = TRUE;
   if ((desc->check && !desc->check (priv->leaf_snapshot, &error)) ||
       !desc->open (priv->leaf_snapshot, priv->state, &n_rows, priv->layout, &error) || !set_range (self, n_rows, &error)) {
@@ -290,6 +291,7 @@ source_create (GstPushSrc *push, GstBuffer **ret_buffer)
       continue;
     }
     if (!make_batch (self, ret_buffer, &error)) {
+      priv->failed = TRUE;
       kd_element_post_error (GST_ELEMENT (self), error);
       return GST_FLOW_ERROR;
     }
@@ -337,6 +339,15 @@ kd_source_get_property (GObject *object, guint id, GValue *value, GParamSpec *ps
   kd_properties_get (id >= LEAF_ID ? &priv->leaf : &priv->base, id >= LEAF_ID ? id - LEAF_ID : id - 1, value);
 }
 
+/* GstBaseSrc sends EOS after an error; a sink would take its half a file for the whole. */
+static GstPadProbeReturn
+drop_false_eos (GstPad *pad, GstPadProbeInfo *info, gpointer self)
+{
+  gboolean eos = GST_EVENT_TYPE (GST_PAD_PROBE_INFO_EVENT (info)) == GST_EVENT_EOS;
+
+  return eos && PRIVATE (self)->failed ? GST_PAD_PROBE_DROP : GST_PAD_PROBE_OK;
+}
+
 static void
 kd_source_constructed (GObject *object)
 {
@@ -346,6 +357,7 @@ kd_source_constructed (GObject *object)
   kd_properties_init (&priv->base, kd_source_base_params, sizeof (KdSourceOptions));
   kd_properties_init (&priv->leaf, DESC (object)->params, DESC (object)->params_size);
   gst_base_src_set_format (GST_BASE_SRC (object), GST_FORMAT_DEFAULT);
+  gst_pad_add_probe (GST_BASE_SRC_PAD (object), GST_PAD_PROBE_TYPE_EVENT_DOWNSTREAM, drop_false_eos, object, NULL);
 }
 
 static void

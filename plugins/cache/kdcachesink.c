@@ -69,6 +69,7 @@ typedef struct {
   gboolean has_identity;
   gint64 total, n_epochs, epochs_done;
   gboolean inside_epoch; /* a batch came since the last end of an epoch */
+  gboolean failed;       /* said already why */
   gint64 n_seen, n_reported, started_us, reported_us;
 } KdCacheSink;
 
@@ -244,8 +245,10 @@ kd_cache_sink_write (KdSink *sink, GstBuffer *buffer, KdBatch *batch, GError **e
   g_autoptr (GPtrArray) tensors = g_ptr_array_new_with_free_func ((GDestroyNotify) kd_tensor_unref);
   const KdTensor *ids = kd_batch_read (batch, "sample.id"), *views = kd_batch_read (batch, "sample.view");
 
-  if (!open_writer (self, error))
+  if (!open_writer (self, error)) {
+    self->failed = TRUE;
     return FALSE;
+  }
   self->row_bytes = 2 * sizeof (gint64);
   for (guint i = 0; i < self->names->len; i++) {
     KdTensor *tensor = field_to_store (self, batch, g_ptr_array_index (self->names, i), error);
@@ -256,8 +259,10 @@ kd_cache_sink_write (KdSink *sink, GstBuffer *buffer, KdBatch *batch, GError **e
   }
   self->inside_epoch = TRUE;
   if (!kd_cache_writer_append (self->writer, batch->n_samples, ids->data, views ? views->data : NULL, tensors->len,
-          (const gchar *const *) self->names->pdata, (KdTensor *const *) tensors->pdata, error))
+          (const gchar *const *) self->names->pdata, (KdTensor *const *) tensors->pdata, error)) {
+    self->failed = TRUE;
     return FALSE;
+  }
   self->n_seen += batch->n_samples;
   report (self, FALSE);
   return TRUE;
@@ -280,6 +285,8 @@ kd_cache_sink_finish (KdSink *sink, GError **error)
 
   if (!self->writer && self->epochs_done == 0)
     return TRUE; /* nothing came: a dry run */
+  if (self->failed) /* the source sends EOS after an error too */
+    return FALSE;
   if (!open_writer (self, error))
     return FALSE;
   if (!(stopped ? kd_cache_writer_stop (self->writer, error) : kd_cache_writer_finish (self->writer, error)))
@@ -306,7 +313,7 @@ kd_cache_sink_stop (KdSink *sink)
 
   g_clear_pointer (&self->writer, kd_cache_writer_close);
   kd_cache_identity_clear (&self->identity);
-  self->has_identity = self->inside_epoch = FALSE;
+  self->has_identity = self->inside_epoch = self->failed = FALSE;
   self->total = self->n_epochs = self->epochs_done = self->n_seen = self->n_reported = 0;
 }
 

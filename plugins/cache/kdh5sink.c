@@ -24,6 +24,7 @@ typedef struct {
 typedef struct {
   KdH5Writer *writer;
   GPtrArray *names; /* interned */
+  gboolean failed;  /* said already why */
 } KdH5SinkState;
 
 static const KdParam kd_h5_sink_params[] = {
@@ -97,13 +98,16 @@ kd_h5_sink_write (gpointer state_block, KdBatch *batch, GError **error)
       return FALSE;
     }
   }
-  return kd_h5_writer_append (state->writer, state->names->len, (const gchar *const *) state->names->pdata, tensors, error);
+  state->failed = !kd_h5_writer_append (state->writer, state->names->len, (const gchar *const *) state->names->pdata, tensors, error);
+  return !state->failed;
 }
 
 static gboolean
 kd_h5_sink_finish (gpointer state_block, GError **error)
 {
-  return kd_h5_writer_finish (((KdH5SinkState *) state_block)->writer, error);
+  KdH5SinkState *state = state_block;
+
+  return state->writer && !state->failed && kd_h5_writer_finish (state->writer, error);
 }
 
 static void

@@ -1,0 +1,124 @@
+/* kdcache: rows by key whatever their order, missing rows three ways, stale and damaged caches. */
+#include "kd-cache-graph.h"
+
+static void
+capture (const gchar *range)
+{
+  g_autofree gchar *graph = g_strdup_printf ("kdh5src location=DATA shuffle=true %s ! kdcachesink location=CACHE part-bytes=300", range);
+
+  run_well (graph);
+}
+
+/* (transfer full) the column of OUT. */
+static KdTensor *
+read_out (const gchar *field)
+{
+  GError *error = NULL;
+  g_autoptr (KdH5Reader) reader = kd_h5_reader_open (out, NULL, &error);
+  KdTensor *tensor;
+
+  kd_assert_no_error (error);
+  tensor = kd_h5_reader_read_all (reader, field, &error);
+  kd_assert_no_error (error);
+  return tensor;
+}
+
+GST_START_TEST (test_joins_by_key)
+{
+  g_autoptr (KdTensor) ids = NULL, logits = NULL;
+
+  capture ("seed=1");
+  run_well ("kdh5src location=DATA shuffle=true seed=5 fields=x batch-size=9 ! kdcache location=CACHE ! kdh5sink location=OUT");
+  ids = read_out ("sample.id");
+  logits = read_out ("teacher.logits");
+  ck_assert_int_eq (ids->dims[0], 100);
+  for (gint64 i = 0; i < 100; i++)
+    ck_assert (((gfloat *) logits->data)[2 * i + 1] == (gfloat) (10 * ((gint64 *) ids->data)[i] + 1));
+}
+GST_END_TEST;
+
+GST_START_TEST (test_missing_is_an_error)
+{
+  capture ("count=60");
+  run_badly ("kdh5src location=DATA fields=x ! kdcache location=CACHE ! kdh5sink location=OUT",
+      "sample.id=60, sample.view=0, missing=4 of 64 in this batch; capture them");
+  run_badly ("kdh5src location=DATA fields=x batch-size=50 ! kdcache location=CACHE ! kdh5sink location=OUT", "missing=40 of 50");
+  /* The first batch came, but not the whole. */
+  ck_assert (!g_file_test (out, G_FILE_TEST_EXISTS));
+}
+GST_END_TEST;
+
+GST_START_TEST (test_drops_missing)
+{
+  g_autoptr (KdTensor) ids = NULL;
+
+  capture ("first=30 count=10");
+  run_well ("kdh5src location=DATA fields=x batch-size=8 ! kdcache location=CACHE on-miss=drop ! kdh5sink location=OUT");
+  ids = read_out ("sample.id");
+  ck_assert_int_eq (ids->dims[0], 10);
+  ck_assert_int_eq (((gint64 *) ids->data)[0], 30);
+}
+GST_END_TEST;
+
+GST_START_TEST (test_passes_missing)
+{
+  g_autoptr (KdTensor) hit = NULL, logits = NULL;
+
+  capture ("first=30 count=10");
+  run_well ("kdh5src location=DATA fields=x batch-size=8 ! kdcache location=CACHE on-miss=pass ! kdh5sink location=OUT");
+  hit = read_out ("cache.hit");
+  logits = read_out ("teacher.logits");
+  for (gint64 i = 0; i < 100; i++) {
+    gboolean there = i >= 30 && i < 40;
+    ck_assert_int_eq (((guint8 *) hit->data)[i], there);
+    ck_assert (there ? ((gfloat *) logits->data)[2 * i] == (gfloat) (10 * i) : isnan (((gfloat *) logits->data)[2 * i]));
+  }
+}
+GST_END_TEST;
+
+GST_START_TEST (test_stale)
+{
+  capture ("");
+  run_badly ("kdh5src location=DATA fields=x ! kdnoise field=x std=0.5 ! kdcache location=CACHE ! fakesink", "Cache is of another preprocessing: path=");
+  write_data (data, 99);
+  run_badly ("kdh5src location=DATA fields=x ! kdcache location=CACHE ! kdh5sink location=OUT", "Cache is of another dataset: path=");
+  run_well ("kdh5src location=DATA fields=x ! kdcache location=CACHE check-identity=false ! kdh5sink location=OUT");
+}
+GST_END_TEST;
+
+GST_START_TEST (test_refuses)
+{
+  g_autofree gchar *part = NULL, *bytes = NULL;
+  gsize size;
+
+  run_badly ("kdh5src location=DATA ! kdcache ! fakesink", "property=location");
+  run_badly ("kdh5src location=DATA ! kdcache location=CACHE ! fakesink", "Cannot open cache: path=");
+  capture ("");
+  run_badly ("kdh5src location=DATA ! kdcache location=CACHE fields=teacher.hidden ! fakesink", "field=teacher.hidden, cache=\"teacher.logits\"");
+  part = g_strconcat (cache, ".parts/00000.h5", NULL);
+  ck_assert (g_file_get_contents (part, &bytes, &size, NULL));
+  for (gsize i = 2048; i < size; i++)
+    bytes[i] ^= 1;
+  ck_assert (g_file_set_contents (part, bytes, (gssize) size, NULL));
+  run_badly ("kdh5src location=DATA fields=x ! kdcache location=CACHE ! kdh5sink location=OUT", "Cannot read cache part: path=");
+}
+GST_END_TEST;
+
+static Suite *
+kdcache_suite (void)
+{
+  Suite *s = suite_create (KD_TEST_NAME);
+  TCase *t = tcase_create ("kdcache");
+
+  tcase_add_checked_fixture (t, make_data, remove_data);
+  tcase_add_test (t, test_joins_by_key);
+  tcase_add_test (t, test_missing_is_an_error);
+  tcase_add_test (t, test_drops_missing);
+  tcase_add_test (t, test_passes_missing);
+  tcase_add_test (t, test_stale);
+  tcase_add_test (t, test_refuses);
+  suite_add_tcase (s, t);
+  return s;
+}
+
+GST_CHECK_MAIN (kdcache)
