@@ -204,6 +204,5 @@ kd_data_import (int argc, char **argv)
   if ((wrong = check_options (&o)))
     return wrong;
   o.input = argv[1];
-  kd_tool_init ();
   return import_run (&o);
 }

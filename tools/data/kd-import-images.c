@@ -149,6 +149,7 @@ images_run (const KdImportOptions *options, GError **error)
   g_autoptr (KdDataOut) out = NULL;
   gint width = 0, height = 0;
 
+  kd_tool_init ();
   if (options->size)
     sscanf (options->size, "%dx%d", &width, &height); /* checked with the options */
   self.decoder = kd_decoder_new (width, height);
