@@ -1,0 +1,112 @@
+/* Every registered loss: its gradient is the derivative of its value, on several shapes and seeds, with masks and weights. */
+#include "generate.h"
+
+#define SEEDS 12
+#define MAX_COORDINATES 120
+
+/* The loss on a copy of @leaf's batch with one number of @field moved. */
+static gdouble
+loss_at (const Leaf *leaf, const gchar *element, const gchar *field, gsize i, gdouble step)
+{
+  g_auto (Leaf) copy = { 0 };
+  gfloat *data;
+
+  leaf_open (&copy, element, leaf_extra (element), 1);
+  copy.options = leaf->options;
+  copy_batch (leaf, &copy);
+  data = kd_batch_peek (copy.batch, field)->data;
+  data[i] = (gfloat) (data[i] + step);
+  leaf_run_ok (&copy);
+  return leaf_get (&copy, "loss", 0);
+}
+
+static void
+check_field (const Leaf *leaf, const gchar *element, const gchar *field, const KdTensor *grad, gdouble loss, guint64 seed)
+{
+  const gdouble h = 1.0 / 64;
+  gsize n = kd_tensor_n_elements (grad), stride = 1 + (n - 1) / MAX_COORDINATES;
+  gdouble largest = 0;
+
+  for (gsize i = 0; i < n; i++)
+    largest = MAX (largest, fabs (kd_tensor_get_double (grad, i)));
+  for (gsize i = seed % stride; i < n; i += stride) {
+    gdouble near = loss_at (leaf, element, field, i, h) - loss_at (leaf, element, field, i, -h);
+    gdouble far = loss_at (leaf, element, field, i, 2 * h) - loss_at (leaf, element, field, i, -2 * h);
+    gdouble numeric = (8 * near - far) / (12 * h), got = kd_tensor_get_double (grad, i);
+    /* float32 inputs moved by h, a value that carries about 1e-7 of itself */
+    ck_assert_msg (fabs (numeric - got) <= 1e-3 * largest + 5e-5 * (1e-2 + fabs (loss)), "%s, seed %u: grad.%s[%u] = %g, central difference %g",
+        element, (guint) seed, field, (guint) i, got, numeric);
+  }
+}
+
+static guint
+check_loss (const gchar *element, guint64 seed)
+{
+  g_auto (Leaf) leaf = { 0 }, ran = { 0 };
+  guint n_checked = 0;
+
+  generate_accepted (&leaf, element, seed);
+  leaf_open (&ran, element, leaf_extra (element), 1);
+  leaf.options.reduction = ran.options.reduction = (gint) (seed % 4);
+  copy_batch (&leaf, &ran);
+  leaf_run_ok (&ran);
+  for (const KdFieldSpec *spec = leaf.desc->fields; spec->name; spec++) {
+    g_autofree gchar *name = substituted (&leaf, spec->name), *grad = g_strconcat ("grad.", name, NULL);
+    if (!(spec->flags & KD_FIELD_GRAD) || !kd_batch_peek (leaf.batch, name))
+      continue;
+    check_field (&leaf, element, name, kd_batch_peek (ran.batch, grad), leaf_get (&ran, "loss", 0), seed);
+    n_checked++;
+  }
+  return n_checked;
+}
+
+GST_START_TEST (test_central_differences)
+{
+  g_autoptr (GPtrArray) names = list_elements (TRUE);
+  guint n_losses = 0;
+
+  for (guint i = 0; i < names->len; i++) {
+    g_auto (Leaf) leaf = { 0 };
+    const gchar *element = g_ptr_array_index (names, i);
+    leaf_open (&leaf, element, leaf_extra (element), 1);
+    if (!g_str_equal (leaf.kind, "loss"))
+      continue;
+    n_losses++;
+    for (guint64 seed = 0; seed < SEEDS; seed++)
+      ck_assert_msg (check_loss (element, seed) > 0, "%s declares no gradient", element);
+  }
+  ck_assert_uint_gt (n_losses, 0);
+}
+GST_END_TEST
+
+/* A second run adds to loss and gradient what the first gave. */
+GST_START_TEST (test_losses_add_up)
+{
+  g_autoptr (GPtrArray) names = list_elements (TRUE);
+
+  for (guint i = 0; i < names->len; i++) {
+    g_auto (Leaf) leaf = { 0 };
+    const gchar *element = g_ptr_array_index (names, i);
+    gdouble once;
+    generate_accepted (&leaf, element, 3);
+    if (!g_str_equal (leaf.kind, "loss") || leaf.desc->state_size)
+      continue;
+    leaf_run_ok (&leaf);
+    once = leaf_get (&leaf, "loss", 0);
+    leaf_run_ok (&leaf);
+    leaf_expect (&leaf, "loss", 0, 2 * once);
+    for (const KdFieldSpec *spec = leaf.desc->fields; spec->name; spec++) {
+      g_autofree gchar *name = substituted (&leaf, spec->name), *field = g_strconcat ("grad.", name, NULL);
+      g_auto (Leaf) alone = { 0 };
+      if (!(spec->flags & KD_FIELD_GRAD))
+        continue;
+      generate_accepted (&alone, element, 3);
+      leaf_run_ok (&alone);
+      for (gsize j = 0; j < kd_tensor_n_elements (kd_batch_peek (leaf.batch, field)); j++)
+        leaf_expect (&leaf, field, j, 2 * leaf_get (&alone, field, j));
+    }
+  }
+}
+GST_END_TEST
+
+KD_TESTS (gradients, test_central_differences, test_losses_add_up)
