@@ -4,7 +4,6 @@
 #include <string.h>
 #pragma weak kd_tool_cache
 #pragma weak kd_tool_bench
-#pragma weak kd_tool_plugin
 
 typedef struct {
   const gchar *name;
