@@ -56,6 +56,10 @@ KdTensor *kd_rows_new (const KdBinding *binding, const KdRunOptions *options, Kd
 /** kd_bound_find_bad: after a result that is not finite: the first value that is not, on a counted row, as an error. FALSE always. */
 gboolean kd_rows_find_bad (const KdBinding *binding, KdBatch *batch, KdTensor *const *in, const KdRows *rows, GError **error);
 
+/** kd_call_init: what every call carries: parameters, the batch's place in the run, ids and views, sizes. */
+void kd_call_init (KdCall *call, const KdDesc *desc, gconstpointer params, const KdRunOptions *options, gpointer state, const KdBatch *batch,
+    KdTensor *const *in, const KdSizes *sizes);
+
 /* The doors with a binding made before; what the elements call. */
 gboolean kd_loss_run_bound (const KdLossDesc *desc, const KdBinding *binding, gconstpointer params, const KdRunOptions *options, gpointer state,
     KdBatch *batch, gboolean measure, GError **error);

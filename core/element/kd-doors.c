@@ -72,8 +72,8 @@ int64_column (const KdBatch *batch, const gchar *name)
   return tensor && tensor->dtype == KD_INT64 && tensor->rank == 1 ? tensor->data : NULL;
 }
 
-static void
-call_init (KdCall *call, const KdDesc *desc, gconstpointer params, const KdRunOptions *options, gpointer state, const KdBatch *batch,
+void
+kd_call_init (KdCall *call, const KdDesc *desc, gconstpointer params, const KdRunOptions *options, gpointer state, const KdBatch *batch,
     KdTensor *const *in, const KdSizes *sizes)
 {
   *call = (KdCall){
@@ -91,175 +91,6 @@ call_init (KdCall *call, const KdDesc *desc, gconstpointer params, const KdRunOp
     .purpose = kd_random_purpose (desc->name),
   };
   memcpy (call->size, sizes->letter, sizeof call->size);
-}
-
-/* The gradient field, ours to add to: what is there if nobody else holds it, else a copy, else zeros. */
-static KdTensor *
-gradient_for (KdBatch *batch, const gchar *field, const KdTensor *like)
-{
-  g_autofree gchar *name = g_strconcat ("grad.", field, NULL);
-  g_autoptr (KdTensor) old = kd_batch_steal (batch, name);
-  KdTensor *copy;
-
-  if (!old)
-    return kd_tensor_new_zero (KD_FLOAT32, like->rank, like->dims);
-  if (kd_tensor_is_writable (old))
-    return g_steal_pointer (&old);
-  copy = kd_tensor_new (KD_FLOAT32, old->rank, old->dims);
-  memcpy (copy->data, old->data, old->n_bytes);
-  return copy;
-}
-
-static void
-add_scalar (KdBatch *batch, const gchar *name, gdouble value)
-{
-  KdTensor *old = kd_batch_peek (batch, name);
-
-  if (old && old->rank == 0)
-    value += kd_tensor_get_double (old, 0);
-  kd_batch_set (batch, name, kd_tensor_new_scalar (value));
-}
-
-/* nan-policy=zero works on copies, so that the batch's own tensors stay what they are. */
-static void
-zero_bad (const KdBinding *binding, KdTensor **in, GPtrArray *owned)
-{
-  for (guint i = 0; i < binding->n_in; i++) {
-    KdTensor *copy;
-    if (!in[i] || in[i]->dtype != KD_FLOAT32)
-      continue;
-    copy = kd_tensor_new (KD_FLOAT32, in[i]->rank, in[i]->dims);
-    for (gsize j = 0, n = kd_tensor_n_elements (copy); j < n; j++) {
-      gfloat value = ((const gfloat *) in[i]->data)[j];
-      ((gfloat *) copy->data)[j] = isfinite (value) ? value : 0;
-    }
-    in[i] = copy;
-    g_ptr_array_add (owned, copy);
-  }
-}
-
-static gdouble
-norm2 (const KdTensor *grad)
-{
-  const gfloat *g = grad->data;
-  gdouble sum = 0;
-
-  for (gsize i = 0, n = kd_tensor_n_elements (grad); i < n; i++)
-    sum += (gdouble) g[i] * g[i];
-  return sum;
-}
-
-typedef struct {
-  KdTensor *tensor[KD_MAX_FIELDS]; /* what the leaf adds to */
-  KdTensor *before[KD_MAX_FIELDS]; /* when measuring: what was there */
-} Gradients;
-
-static void
-gradients_begin (const KdBinding *binding, KdBatch *batch, KdTensor *const *in, gboolean measure, Gradients *gradients, KdLossResult *result)
-{
-  for (guint i = 0; i < binding->n_in; i++) {
-    if (!(binding->in[i].flags & KD_FIELD_GRAD) || !in[i])
-      continue;
-    gradients->tensor[i] = gradient_for (batch, binding->in[i].name, in[i]);
-    if (measure) {
-      gradients->before[i] = gradients->tensor[i];
-      gradients->tensor[i] = kd_tensor_new_zero (KD_FLOAT32, in[i]->rank, in[i]->dims);
-    }
-    result->grad[i] = gradients->tensor[i]->data;
-  }
-}
-
-static gdouble
-gradients_end (const KdBinding *binding, KdBatch *batch, Gradients *gradients)
-{
-  gdouble sum = 0;
-
-  for (guint i = 0; i < binding->n_in; i++) {
-    g_autofree gchar *name = NULL;
-    if (!gradients->tensor[i])
-      continue;
-    if (gradients->before[i]) {
-      gfloat *to = gradients->before[i]->data;
-      const gfloat *from = gradients->tensor[i]->data;
-      sum += norm2 (gradients->tensor[i]);
-      for (gsize j = 0, n = kd_tensor_n_elements (gradients->tensor[i]); j < n; j++)
-        to[j] += from[j];
-      kd_tensor_unref (gradients->tensor[i]);
-      gradients->tensor[i] = gradients->before[i];
-    }
-    name = g_strconcat ("grad.", binding->in[i].name, NULL);
-    kd_batch_set (batch, name, gradients->tensor[i]);
-  }
-  return sum;
-}
-
-static const gchar *
-report_name (const KdDesc *desc, const KdBinding *binding)
-{
-  gsize n = strlen (desc->name);
-
-  /* "kdce0" is GStreamer's own numbering; a name that the user gave is worth keeping. */
-  if (g_str_has_prefix (binding->owner, desc->name) && strspn (binding->owner + n, "0123456789") == strlen (binding->owner + n))
-    return desc->name;
-  return binding->owner;
-}
-
-static void
-report_loss (const KdLossDesc *desc, const KdBinding *binding, const KdLossResult *result, gdouble grad_norm2, gboolean measured, gdouble n_counted,
-    KdBatch *batch)
-{
-  const gchar *report = report_name ((const KdDesc *) desc, binding);
-  g_autofree gchar *name = g_ascii_strdown (report, -1);
-  g_autofree gchar *field = g_strconcat ("loss.", name, NULL);
-
-  add_scalar (batch, "loss", result->loss);
-  add_scalar (batch, field, result->loss);
-  for (guint i = 0; desc->terms && desc->terms[i]; i++) {
-    g_autofree gchar *term = g_strconcat ("loss.", desc->terms[i], NULL);
-    add_scalar (batch, term, result->term[i]);
-  }
-  if (measured) {
-    g_autofree gchar *norm = g_strconcat ("metric.grad-norm2.", name, NULL);
-    add_scalar (batch, norm, grad_norm2);
-  }
-  batch->n_counted = batch->n_counted == 0 || batch->n_counted == n_counted ? n_counted : NAN;
-}
-
-gboolean
-kd_loss_run_bound (const KdLossDesc *desc, const KdBinding *binding, gconstpointer params, const KdRunOptions *options, gpointer state,
-    KdBatch *batch, gboolean measure, GError **error)
-{
-  KdTensor *in[KD_MAX_FIELDS] = { NULL };
-  KdLossResult result = { 0 };
-  Gradients gradients = { 0 };
-  KdSizes sizes;
-  KdRows rows;
-  KdCall call;
-  g_autoptr (KdTensor) coef = NULL;
-  g_autoptr (GPtrArray) owned = NULL;
-  gboolean ok;
-  gdouble grad_norm2;
-
-  if (!kd_binding_read (binding, batch, in, &sizes, error))
-    return FALSE;
-  coef = kd_rows_new (binding, options, batch, in, &sizes, &rows, error);
-  if (!coef)
-    return FALSE;
-  if (options->nan_policy == KD_NAN_ZERO) {
-    owned = g_ptr_array_new_with_free_func ((GDestroyNotify) kd_tensor_unref);
-    zero_bad (binding, in, owned);
-  }
-  call_init (&call, (const KdDesc *) desc, params, options, state, batch, in, &sizes);
-  call.rows = &rows;
-  gradients_begin (binding, batch, in, measure, &gradients, &result);
-  ok = desc->evaluate (&call, &result, error);
-  grad_norm2 = gradients_end (binding, batch, &gradients);
-  if (!ok)
-    return FALSE;
-  if (!isfinite (result.loss))
-    return kd_rows_find_bad (binding, batch, in, &rows, error);
-  report_loss (desc, binding, &result, grad_norm2, measure, (gdouble) rows.n_counted, batch);
-  return TRUE;
 }
 
 /* Outputs whose shape is known are made before the call; the leaf makes the others. */
@@ -309,7 +140,7 @@ run_outputs (const KdDesc *desc, Evaluate evaluate, const KdBinding *binding, gc
 
   if (!kd_binding_read (binding, batch, in, &sizes, error))
     return FALSE;
-  call_init (&call, desc, params, options, state, batch, in, &sizes);
+  kd_call_init (&call, desc, params, options, state, batch, in, &sizes);
   make_outputs (binding, &sizes, in, &outputs);
   if (!evaluate (&call, &outputs, error)) {
     drop_outputs (binding, &outputs);
@@ -375,7 +206,7 @@ kd_selector_run_bound (const KdSelectorDesc *desc, const KdBinding *binding, gco
     return FALSE;
   for (gint64 n = 0; n < n_samples; n++)
     weight[n] = 1;
-  call_init (&call, (const KdDesc *) desc, params, options, state, batch, in, &sizes);
+  kd_call_init (&call, (const KdDesc *) desc, params, options, state, batch, in, &sizes);
   if (!desc->evaluate (&call, weight, error))
     return FALSE;
   for (gint64 n = 0; n < n_samples; n++) {
@@ -393,14 +224,6 @@ kd_selector_run_bound (const KdSelectorDesc *desc, const KdBinding *binding, gco
   if (options->mode == KD_SELECT_DROP && n_kept < n_samples)
     kd_batch_take_rows (batch, kept, n_kept);
   return TRUE;
-}
-
-gboolean
-kd_loss_desc_run (const KdLossDesc *desc, gconstpointer params, const KdRunOptions *options, gpointer state, KdBatch *batch, GError **error)
-{
-  g_autoptr (KdBinding) binding = kd_binding_new ((const KdDesc *) desc, NULL, params, desc->name, error);
-
-  return binding && kd_loss_run_bound (desc, binding, params, options, state, batch, FALSE, error);
 }
 
 gboolean

@@ -10,7 +10,7 @@ GST_DEBUG_CATEGORY_STATIC (kd_element_debug);
 
 typedef struct {
   GstPad *sink, *src;
-  KdProperties base, leaf;
+  KdPropertyPair properties;
   gpointer base_snapshot, leaf_snapshot;
   gint changed; /* atomic: a property was set since the snapshot */
   KdLayout *in, *out;
@@ -22,8 +22,6 @@ typedef struct {
 
 G_DEFINE_ABSTRACT_TYPE_WITH_PRIVATE (KdElement, kd_element, GST_TYPE_ELEMENT)
 #define PRIVATE(self) ((KdElementPrivate *) kd_element_get_instance_private (self))
-
-#define LEAF_ID 100 /* base properties have ids from 1, the leaf's from here */
 
 GstPad *
 kd_element_sink_pad (KdElement *self)
@@ -56,10 +54,10 @@ refresh_snapshots (KdElement *self)
 
   if (priv->leaf_snapshot && !g_atomic_int_compare_and_exchange (&priv->changed, 1, 0))
     return;
-  kd_properties_free_snapshot (&priv->base, priv->base_snapshot);
-  kd_properties_free_snapshot (&priv->leaf, priv->leaf_snapshot);
-  priv->base_snapshot = kd_properties_snapshot (&priv->base);
-  priv->leaf_snapshot = kd_properties_snapshot (&priv->leaf);
+  kd_properties_free_snapshot (&priv->properties.base, priv->base_snapshot);
+  kd_properties_free_snapshot (&priv->properties.leaf, priv->leaf_snapshot);
+  priv->base_snapshot = kd_properties_snapshot (&priv->properties.base);
+  priv->leaf_snapshot = kd_properties_snapshot (&priv->properties.leaf);
 }
 
 gconstpointer
@@ -323,10 +321,7 @@ kd_element_set_property (GObject *object, guint id, const GValue *value, GParamS
 {
   KdElementPrivate *priv = PRIVATE (KD_ELEMENT (object));
 
-  if (id >= LEAF_ID)
-    kd_properties_set (&priv->leaf, id - LEAF_ID, value);
-  else
-    kd_properties_set (&priv->base, id - 1, value);
+  kd_property_pair_set (&priv->properties, id, value);
   g_atomic_int_set (&priv->changed, 1);
 }
 
@@ -335,10 +330,7 @@ kd_element_get_property (GObject *object, guint id, GValue *value, GParamSpec *p
 {
   KdElementPrivate *priv = PRIVATE (KD_ELEMENT (object));
 
-  if (id >= LEAF_ID)
-    kd_properties_get (&priv->leaf, id - LEAF_ID, value);
-  else
-    kd_properties_get (&priv->base, id - 1, value);
+  kd_property_pair_get (&priv->properties, id, value);
 }
 
 static void
@@ -346,10 +338,9 @@ kd_element_finalize (GObject *object)
 {
   KdElementPrivate *priv = PRIVATE (KD_ELEMENT (object));
 
-  kd_properties_free_snapshot (&priv->base, priv->base_snapshot);
-  kd_properties_free_snapshot (&priv->leaf, priv->leaf_snapshot);
-  kd_properties_clear (&priv->base);
-  kd_properties_clear (&priv->leaf);
+  kd_properties_free_snapshot (&priv->properties.base, priv->base_snapshot);
+  kd_properties_free_snapshot (&priv->properties.leaf, priv->leaf_snapshot);
+  kd_property_pair_clear (&priv->properties);
   g_clear_pointer (&priv->in, kd_layout_free);
   g_clear_pointer (&priv->out, kd_layout_free);
   g_clear_pointer (&priv->pending, kd_checkpoint_unref);
@@ -366,8 +357,8 @@ kd_element_constructed (GObject *object)
   GstElementClass *element_class = GST_ELEMENT_CLASS (klass);
 
   G_OBJECT_CLASS (kd_element_parent_class)->constructed (object);
-  kd_properties_init (&priv->base, klass->base, klass->base_size);
-  kd_properties_init (&priv->leaf, klass->desc ? klass->desc->params : NULL, klass->desc ? klass->desc->params_size : 0);
+  kd_property_pair_init (&priv->properties, klass->base, klass->base_size, klass->desc ? klass->desc->params : NULL,
+      klass->desc ? klass->desc->params_size : 0);
   priv->sink = gst_pad_new_from_template (gst_element_class_get_pad_template (element_class, "sink"), "sink");
   priv->src = gst_pad_new_from_template (gst_element_class_get_pad_template (element_class, "src"), "src");
   gst_pad_set_chain_function (priv->sink, kd_element_chain);
@@ -394,7 +385,6 @@ kd_element_class_install (KdElementClass *klass, const KdDesc *desc, const gchar
   static GstStaticPadTemplate sink = GST_STATIC_PAD_TEMPLATE ("sink", GST_PAD_SINK, GST_PAD_ALWAYS, GST_STATIC_CAPS (KD_CAPS_TEMPLATE));
   static GstStaticPadTemplate src = GST_STATIC_PAD_TEMPLATE ("src", GST_PAD_SRC, GST_PAD_ALWAYS, GST_STATIC_CAPS (KD_CAPS_TEMPLATE));
   GObjectClass *object_class = G_OBJECT_CLASS (klass);
-  const gchar *type_name = G_OBJECT_CLASS_NAME (klass);
 
   klass->desc = desc;
   klass->kind = kind;
@@ -403,12 +393,7 @@ kd_element_class_install (KdElementClass *klass, const KdDesc *desc, const gchar
   /* GObject clears both in each subclass. */
   object_class->set_property = kd_element_set_property;
   object_class->get_property = kd_element_get_property;
-  for (guint i = 0; base && base[i].type != KD_PARAM_TYPE_END; i++)
-    if (!kd_param_find (desc->params, base[i].member)) {
-      KdParam one[2] = { base[i], KD_PARAM_END };
-      kd_properties_install (object_class, one, type_name, 1 + i);
-    }
-  kd_properties_install (object_class, desc->params, type_name, LEAF_ID);
+  kd_property_pair_install (object_class, base, desc->params);
   gst_element_class_set_metadata (GST_ELEMENT_CLASS (klass), desc->title, keywords, desc->description, "The kdstream developers");
   gst_element_class_add_static_pad_template (GST_ELEMENT_CLASS (klass), &sink);
   gst_element_class_add_static_pad_template (GST_ELEMENT_CLASS (klass), &src);

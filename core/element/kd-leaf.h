@@ -34,6 +34,18 @@ const KdLeaf *kd_leaf_element_peek (KdLeafElement *self);
 gpointer kd_desc_state_new (const KdDesc *desc, gconstpointer params);
 void kd_desc_state_free (const KdDesc *desc, gpointer state);
 
+/** KdPropertyPair: the properties of a base class and of a leaf, side by side. Ids count from 1 for the base's rows and from KD_LEAF_ID for the leaf's;
+ * a leaf's row hides the base's of that name. */
+#define KD_LEAF_ID 100
+typedef struct {
+  KdProperties base, leaf;
+} KdPropertyPair;
+void kd_property_pair_install (GObjectClass *klass, const KdParam *base, const KdParam *leaf);
+void kd_property_pair_init (KdPropertyPair *pair, const KdParam *base, gsize base_size, const KdParam *leaf, gsize leaf_size);
+void kd_property_pair_clear (KdPropertyPair *pair);
+void kd_property_pair_set (KdPropertyPair *pair, guint id, const GValue *value);
+void kd_property_pair_get (KdPropertyPair *pair, guint id, GValue *value);
+
 /** kd_element_class_describe: kind and what it provides, into the metadata that GStreamer's registry keeps. */
 void kd_element_class_describe (GstElementClass *klass, const KdDesc *desc, const gchar *kind, const KdFieldSpec *outputs);
 

@@ -1,5 +1,6 @@
 /* Parameter tables as GObject properties. */
 #include "kd-element.h"
+#include "kd-leaf.h"
 
 #define MEMBER(type, block, param) (*(type *) ((gchar *) (block) + (param)->offset))
 
@@ -157,4 +158,41 @@ kd_properties_free_snapshot (KdProperties *properties, gpointer block)
     return;
   kd_params_clear (properties->table, block);
   g_free (block);
+}
+
+void
+kd_property_pair_install (GObjectClass *klass, const KdParam *base, const KdParam *leaf)
+{
+  const gchar *type_name = G_OBJECT_CLASS_NAME (klass);
+
+  for (guint i = 0; base && base[i].type != KD_PARAM_TYPE_END; i++)
+    if (!kd_param_find (leaf, base[i].member))
+      g_object_class_install_property (klass, 1 + i, param_spec (&base[i], type_name));
+  kd_properties_install (klass, leaf, type_name, KD_LEAF_ID);
+}
+
+void
+kd_property_pair_init (KdPropertyPair *pair, const KdParam *base, gsize base_size, const KdParam *leaf, gsize leaf_size)
+{
+  kd_properties_init (&pair->base, base, base_size);
+  kd_properties_init (&pair->leaf, leaf, leaf_size);
+}
+
+void
+kd_property_pair_clear (KdPropertyPair *pair)
+{
+  kd_properties_clear (&pair->base);
+  kd_properties_clear (&pair->leaf);
+}
+
+void
+kd_property_pair_set (KdPropertyPair *pair, guint id, const GValue *value)
+{
+  kd_properties_set (id >= KD_LEAF_ID ? &pair->leaf : &pair->base, id >= KD_LEAF_ID ? id - KD_LEAF_ID : id - 1, value);
+}
+
+void
+kd_property_pair_get (KdPropertyPair *pair, guint id, GValue *value)
+{
+  kd_properties_get (id >= KD_LEAF_ID ? &pair->leaf : &pair->base, id >= KD_LEAF_ID ? id - KD_LEAF_ID : id - 1, value);
 }

@@ -2,6 +2,7 @@
 #include "kd-source.h"
 #include "kd-bind.h"
 #include "kd-leaf.h"
+#include "kd-order.h"
 
 #include <string.h>
 
@@ -20,17 +21,16 @@ const KdParam kd_source_base_params[] = {
 };
 
 typedef struct {
-  KdProperties base, leaf;
+  KdPropertyPair properties;
   gpointer base_snapshot, leaf_snapshot;
   gpointer state;
   gboolean opened;
   KdLayout *layout;
   gboolean adds_id;
-  gint64 first, n_range, n_shard; /* rows of the range; positions of this shard an epoch */
+  KdOrder order;
   guint epoch;
   guint64 cursor; /* positions of this epoch given out */
   guint64 index;  /* batches given out */
-  KdPermutation permutation;
   gboolean ready; /* identity sent, resume asked */
   gboolean dry_run;
   gboolean failed; /* a batch could not be read */
@@ -40,39 +40,6 @@ typedef struct {
 G_DEFINE_ABSTRACT_TYPE_WITH_PRIVATE (KdSource, kd_source, GST_TYPE_PUSH_SRC)
 #define PRIVATE(self) ((KdSourcePrivate *) kd_source_get_instance_private (KD_SOURCE (self)))
 #define DESC(self) (KD_SOURCE_GET_CLASS (self)->desc)
-#define LEAF_ID 100
-
-static void
-begin_epoch (KdSourcePrivate *priv)
-{
-  const KdSourceOptions *options = priv->base_snapshot;
-
-  if (options->shuffle && priv->n_range > 0)
-    kd_permutation_init (&priv->permutation, (guint64) priv->n_range, options->seed, priv->epoch);
-}
-
-static gboolean
-set_range (KdSource *self, gint64 n_rows, GError **error)
-{
-  KdSourcePrivate *priv = PRIVATE (self);
-  const KdSourceOptions *options = priv->base_snapshot;
-
-  if (options->first > n_rows || (options->count > 0 && options->count > n_rows - options->first)) {
-    g_set_error (error, KD_ERROR, KD_ERROR_RANGE, "Range outside the data: element=%s, first=%" G_GINT64_FORMAT ", count=%" G_GINT64_FORMAT
-        ", rows=%" G_GINT64_FORMAT, GST_OBJECT_NAME (self), options->first, options->count, n_rows);
-    return FALSE;
-  }
-  if (options->shard_index >= options->shard_count) {
-    g_set_error (error, KD_ERROR, KD_ERROR_RANGE, "No such shard: element=%s, shard-index=%" G_GINT64_FORMAT ", shard-count=%" G_GINT64_FORMAT
-        "; indices count from 0", GST_OBJECT_NAME (self), options->shard_index, options->shard_count);
-    return FALSE;
-  }
-  priv->first = options->first;
-  priv->n_range = options->count > 0 ? options->count : n_rows - options->first;
-  priv->n_shard = (priv->n_range - options->shard_index + options->shard_count - 1) / options->shard_count;
-  priv->n_shard = MAX (priv->n_shard, 0);
-  return TRUE;
-}
 
 static void
 set_layout (KdSourcePrivate *priv)
@@ -93,8 +60,8 @@ source_start (GstBaseSrc *base)
   GError *error = NULL;
   gint64 n_rows = 0;
 
-  priv->base_snapshot = kd_properties_snapshot (&priv->base);
-  priv->leaf_snapshot = kd_properties_snapshot (&priv->leaf);
+  priv->base_snapshot = kd_properties_snapshot (&priv->properties.base);
+  priv->leaf_snapshot = kd_properties_snapshot (&priv->properties.leaf);
   priv->state = kd_desc_state_new ((const KdDesc *) desc, priv->leaf_snapshot);
   priv->layout = kd_layout_new ();
   priv->epoch = 0;
@@ -102,12 +69,12 @@ source_start (GstBaseSrc *base)
   priv->ready = priv->failed = FALSE;
   priv->opened = TRUE;
   if ((desc->check && !desc->check (priv->leaf_snapshot, &error)) ||
-      !desc->open (priv->leaf_snapshot, priv->state, &n_rows, priv->layout, &error) || !set_range (self, n_rows, &error)) {
+      !desc->open (priv->leaf_snapshot, priv->state, &n_rows, priv->layout, &error) || !kd_order_init (&priv->order, priv->base_snapshot, n_rows, GST_OBJECT_NAME (self), &error)) {
     kd_element_post_error (GST_ELEMENT (self), error);
     return FALSE;
   }
   set_layout (priv);
-  begin_epoch (priv);
+  kd_order_begin (&priv->order, priv->epoch);
   return TRUE;
 }
 
@@ -121,8 +88,8 @@ source_stop (GstBaseSrc *base)
     desc->close (priv->state);
   priv->opened = FALSE;
   kd_desc_state_free ((const KdDesc *) desc, g_steal_pointer (&priv->state));
-  kd_properties_free_snapshot (&priv->base, g_steal_pointer (&priv->base_snapshot));
-  kd_properties_free_snapshot (&priv->leaf, g_steal_pointer (&priv->leaf_snapshot));
+  kd_properties_free_snapshot (&priv->properties.base, g_steal_pointer (&priv->base_snapshot));
+  kd_properties_free_snapshot (&priv->properties.leaf, g_steal_pointer (&priv->leaf_snapshot));
   g_clear_pointer (&priv->layout, kd_layout_free);
   g_clear_pointer (&priv->resume.checkpoint, kd_checkpoint_unref);
   memset (&priv->resume, 0, sizeof priv->resume);
@@ -147,7 +114,7 @@ send_identity (KdSource *self)
   const KdSourceDesc *desc = DESC (self);
   const KdSourceOptions *options = priv->base_snapshot;
   g_autoptr (GString) spec = g_string_new (desc->name);
-  gint64 n_batches = (priv->n_shard + (options->drop_last ? 0 : options->batch_size - 1)) / options->batch_size;
+  gint64 n_batches = (priv->order.n_shard + (options->drop_last ? 0 : options->batch_size - 1)) / options->batch_size;
   g_autofree gchar *fingerprint = desc->fingerprint ? desc->fingerprint (priv->state) : NULL;
 
   for (const KdParam *param = desc->params; param && param->type != KD_PARAM_TYPE_END; param++) {
@@ -157,7 +124,7 @@ send_identity (KdSource *self)
   gst_pad_push_event (GST_BASE_SRC_PAD (self),
       gst_event_new_custom (GST_EVENT_CUSTOM_DOWNSTREAM_STICKY,
           gst_structure_new (KD_EVENT_IDENTITY, "dataset", G_TYPE_STRING, fingerprint, "dataset-spec", G_TYPE_STRING, spec->str, "n-rows",
-              G_TYPE_INT64, priv->n_shard * options->epochs, "n-batches", G_TYPE_INT64, n_batches * options->epochs, "epochs", G_TYPE_INT64, options->epochs, NULL)));
+              G_TYPE_INT64, priv->order.n_shard * options->epochs, "n-batches", G_TYPE_INT64, n_batches * options->epochs, "epochs", G_TYPE_INT64, options->epochs, NULL)));
 }
 
 static void
@@ -171,7 +138,7 @@ take_state (KdSource *self, KdCheckpoint *checkpoint)
   priv->epoch = (guint) kd_state_get_int (table, "epoch", 0);
   priv->cursor = (guint64) kd_state_get_int (table, "cursor", 0);
   priv->index = (guint64) kd_state_get_int (table, "index", 0);
-  begin_epoch (priv);
+  kd_order_begin (&priv->order, priv->epoch);
 }
 
 static void
@@ -186,18 +153,6 @@ get_ready (KdSource *self)
   query = kd_query_new_pointer (KD_QUERY_RESUME, &priv->resume);
   if (gst_pad_peer_query (GST_BASE_SRC_PAD (self), query) && priv->resume.checkpoint)
     take_state (self, priv->resume.checkpoint);
-}
-
-/* Rows of the next @n positions of this shard's order. */
-static void
-next_rows (KdSourcePrivate *priv, gint64 n, gint64 *ret_rows)
-{
-  const KdSourceOptions *options = priv->base_snapshot;
-
-  for (gint64 i = 0; i < n; i++) {
-    guint64 position = (priv->cursor + (guint64) i) * (guint64) options->shard_count + (guint64) options->shard_index;
-    ret_rows[i] = priv->first + (gint64) (options->shuffle ? kd_permutation_at (&priv->permutation, position) : position);
-  }
 }
 
 /* Leave out what the sink has already; how many rows are left. */
@@ -230,7 +185,7 @@ end_epoch (KdSource *self)
           gst_structure_new (KD_EVENT_EPOCH, "epoch", G_TYPE_UINT, priv->epoch, "samples", G_TYPE_UINT64, priv->cursor, NULL)));
   priv->epoch++;
   priv->cursor = 0;
-  begin_epoch (priv);
+  kd_order_begin (&priv->order, priv->epoch);
 }
 
 static void
@@ -247,13 +202,13 @@ make_batch (KdSource *self, GstBuffer **ret_buffer, GError **error)
 {
   KdSourcePrivate *priv = PRIVATE (self);
   const KdSourceOptions *options = priv->base_snapshot;
-  gint64 left = priv->n_shard - (gint64) priv->cursor, n = MIN (left, options->batch_size);
+  gint64 left = priv->order.n_shard - (gint64) priv->cursor, n = MIN (left, options->batch_size);
   g_autofree gint64 *rows = g_new (gint64, n);
   g_autoptr (GstBuffer) buffer = NULL;
   KdBatch *batch;
 
   buffer = kd_batch_buffer_new (n, &batch);
-  next_rows (priv, n, rows);
+  kd_order_rows (&priv->order, priv->cursor, n, rows);
   if (!DESC (self)->read (priv->state, rows, n, batch, error))
     return FALSE;
   if (priv->adds_id)
@@ -283,7 +238,7 @@ source_create (GstPushSrc *push, GstBuffer **ret_buffer)
     get_ready (self);
   *ret_buffer = NULL;
   while (!*ret_buffer) {
-    gint64 left = priv->n_shard - (gint64) priv->cursor;
+    gint64 left = priv->order.n_shard - (gint64) priv->cursor;
     if (priv->dry_run || priv->epoch >= options->epochs || priv->resume.failed)
       return priv->resume.failed ? GST_FLOW_ERROR : GST_FLOW_EOS;
     if (left <= 0 || (options->drop_last && left < options->batch_size)) {
@@ -326,17 +281,13 @@ source_set_context (GstElement *element, GstContext *context)
 static void
 kd_source_set_property (GObject *object, guint id, const GValue *value, GParamSpec *pspec)
 {
-  KdSourcePrivate *priv = PRIVATE (object);
-
-  kd_properties_set (id >= LEAF_ID ? &priv->leaf : &priv->base, id >= LEAF_ID ? id - LEAF_ID : id - 1, value);
+  kd_property_pair_set (&PRIVATE (object)->properties, id, value);
 }
 
 static void
 kd_source_get_property (GObject *object, guint id, GValue *value, GParamSpec *pspec)
 {
-  KdSourcePrivate *priv = PRIVATE (object);
-
-  kd_properties_get (id >= LEAF_ID ? &priv->leaf : &priv->base, id >= LEAF_ID ? id - LEAF_ID : id - 1, value);
+  kd_property_pair_get (&PRIVATE (object)->properties, id, value);
 }
 
 /* GstBaseSrc sends EOS after an error; a sink would take its half a file for the whole. */
@@ -354,8 +305,7 @@ kd_source_constructed (GObject *object)
   KdSourcePrivate *priv = PRIVATE (object);
 
   G_OBJECT_CLASS (kd_source_parent_class)->constructed (object);
-  kd_properties_init (&priv->base, kd_source_base_params, sizeof (KdSourceOptions));
-  kd_properties_init (&priv->leaf, DESC (object)->params, DESC (object)->params_size);
+  kd_property_pair_init (&priv->properties, kd_source_base_params, sizeof (KdSourceOptions), DESC (object)->params, DESC (object)->params_size);
   gst_base_src_set_format (GST_BASE_SRC (object), GST_FORMAT_DEFAULT);
   gst_pad_add_probe (GST_BASE_SRC_PAD (object), GST_PAD_PROBE_TYPE_EVENT_DOWNSTREAM, drop_false_eos, object, NULL);
 }
@@ -363,8 +313,7 @@ kd_source_constructed (GObject *object)
 static void
 kd_source_finalize (GObject *object)
 {
-  kd_properties_clear (&PRIVATE (object)->base);
-  kd_properties_clear (&PRIVATE (object)->leaf);
+  kd_property_pair_clear (&PRIVATE (object)->properties);
   G_OBJECT_CLASS (kd_source_parent_class)->finalize (object);
 }
 
@@ -398,8 +347,7 @@ leaf_class_init (gpointer klass, gpointer class_data)
   KD_SOURCE_CLASS (klass)->desc = desc;
   object_class->set_property = kd_source_set_property;
   object_class->get_property = kd_source_get_property;
-  kd_properties_install (object_class, kd_source_base_params, G_OBJECT_CLASS_NAME (klass), 1);
-  kd_properties_install (object_class, desc->params, G_OBJECT_CLASS_NAME (klass), LEAF_ID);
+  kd_property_pair_install (object_class, kd_source_base_params, desc->params);
   gst_element_class_set_metadata (klass, desc->title, "Source/Dataset", desc->description, "The kdstream developers");
   gst_element_class_add_static_pad_template (klass, &src);
   kd_element_class_describe (klass, (const KdDesc *) desc, "source", NULL);
