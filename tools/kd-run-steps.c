@@ -21,20 +21,6 @@ typedef struct {
   gint64 began_us;
 } KdRunner;
 
-static void
-kd_remove_tree (const gchar *path)
-{
-  g_autoptr (GDir) dir = g_file_test (path, G_FILE_TEST_IS_SYMLINK) ? NULL : g_dir_open (path, 0, NULL);
-  const gchar *name;
-
-  while (dir && (name = g_dir_read_name (dir))) {
-    g_autofree gchar *below = g_build_filename (path, name, NULL);
-
-    kd_remove_tree (below);
-  }
-  g_remove (path);
-}
-
 /* The last complete line of a file that is being written. */
 static gchar *
 kd_last_line (const gchar *path)
@@ -277,7 +263,7 @@ kd_task_run (KdRunner *runner, const KdTask *task, GError **error)
 {
   g_autofree gchar *done = g_build_filename (task->folder, "done", NULL), *stamp = g_strconcat (task->stamp, "\n", NULL);
 
-  kd_remove_tree (task->folder);
+  kd_tool_remove (task->folder);
   if (g_mkdir_with_parents (task->folder, 0777) < 0) {
     g_set_error (error, KD_ERROR, KD_ERROR_IO, "cannot make the step's folder: path=\"%s\"", task->folder);
     return FALSE;

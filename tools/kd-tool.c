@@ -1,5 +1,6 @@
 /* Helpers of all subcommands: options, messages, where plugins and data are, text. */
 #include "kd-tool.h"
+#include <glib/gstdio.h>
 #include <gst/gst.h>
 #include <math.h>
 #include <stdlib.h>
@@ -211,4 +212,18 @@ kd_tool_duration (gdouble seconds)
   if (s < 3600)
     return g_strdup_printf ("%u:%02u", (guint) (s / 60), (guint) (s % 60));
   return g_strdup_printf ("%u:%02u:%02u", (guint) (s / 3600), (guint) (s / 60 % 60), (guint) (s % 60));
+}
+
+void
+kd_tool_remove (const gchar *path)
+{
+  g_autoptr (GDir) dir = g_file_test (path, G_FILE_TEST_IS_SYMLINK) ? NULL : g_dir_open (path, 0, NULL);
+  const gchar *name;
+
+  while (dir && (name = g_dir_read_name (dir))) {
+    g_autofree gchar *below = g_build_filename (path, name, NULL);
+
+    kd_tool_remove (below);
+  }
+  g_remove (path);
 }

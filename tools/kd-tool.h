@@ -47,5 +47,7 @@ gboolean kd_tool_is_terminal (FILE *file);
 gchar *kd_tool_number (gdouble value);
 /** kd_tool_duration: (transfer full) "12 s", "3:05", "1:02:03". */
 gchar *kd_tool_duration (gdouble seconds);
+/** kd_tool_remove: a file, or a folder with all that is in it; links are not followed. */
+void kd_tool_remove (const gchar *path);
 
 G_END_DECLS

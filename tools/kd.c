@@ -3,7 +3,6 @@
 #include <locale.h>
 #include <string.h>
 #pragma weak kd_tool_cache
-#pragma weak kd_tool_bench
 
 typedef struct {
   const gchar *name;
