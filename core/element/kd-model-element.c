@@ -1,20 +1,9 @@
 /* KdModelElement: from batches to outputs and, in training, from gradients back to parameters. The tape of a batch hangs on the batch. */
 #include "kd-model-element.h"
 #include "kd-leaf.h"
+#include "kd-model-private.h"
 
 #include <string.h>
-
-typedef struct {
-  gchar *arch;
-  gchar *model;
-  gchar *weights;
-  gchar *engine;
-  gchar *features;
-  gchar *save;
-  guint64 seed;
-  gboolean trainable;
-  gdouble lr_scale;
-} KdModelOptions;
 
 static const KdParam model_base_params[] = {
   KD_PARAM_STRING (KdModelOptions, arch, "", "Architecture and its keys, such as 'mlp dims=64,32,10'"),
@@ -29,42 +18,16 @@ static const KdParam model_base_params[] = {
   KD_PARAM_END
 };
 
-/* One value that leaves the model: the logits or a tapped layer. */
-typedef struct {
-  const gchar *tap;   /* NULL: the output */
-  const gchar *field; /* interned */
-  const gchar *grad;  /* interned "grad.<field>" */
-} Output;
-
-#define MAX_OUTPUTS 16
-
-typedef struct {
-  KdModel *model;
-  guint input_rank;
-  gint64 input_dims[KD_MAX_RANK];
-  const gchar *input;      /* field */
-  const gchar *input_grad; /* "grad.<input>", or NULL where no gradient may go */
-  Output outputs[MAX_OUTPUTS];
-  guint n_outputs;
-  gint in_flight; /* atomic: tapes alive */
-} KdModelElementPrivate;
-
+typedef KdModelState KdModelElementPrivate;
 G_DEFINE_ABSTRACT_TYPE_WITH_PRIVATE (KdModelElement, kd_model_element, KD_TYPE_ELEMENT)
-#define PRIVATE(self) ((KdModelElementPrivate *) kd_model_element_get_instance_private (KD_MODEL_ELEMENT (self)))
+#define PRIVATE(self) ((KdModelState *) kd_model_element_get_instance_private (KD_MODEL_ELEMENT (self)))
 #define OPTIONS(self) ((const KdModelOptions *) kd_element_base_params (KD_ELEMENT (self)))
 #define DESC(self) ((const KdModelDesc *) KD_ELEMENT_GET_CLASS (self)->desc)
-
-typedef struct {
-  KdForward *forward;
-  KdVar *input;
-  KdVar *vars[MAX_OUTPUTS];
-  gint *in_flight;
-} Tape;
 
 static void
 tape_free (gpointer data)
 {
-  Tape *tape = data;
+  KdTape *tape = data;
 
   kd_forward_free (tape->forward);
   g_atomic_int_add (tape->in_flight, -1);
@@ -84,18 +47,18 @@ role_name (const KdModelDesc *desc)
 }
 
 static void
-add_output (KdModelElementPrivate *priv, const gchar *tap, const gchar *field)
+add_output (KdModelState *priv, const gchar *tap, const gchar *field)
 {
   g_autofree gchar *grad = g_strconcat ("grad.", field, NULL);
 
-  priv->outputs[priv->n_outputs++] = (Output){ tap ? g_intern_string (tap) : NULL, g_intern_string (field), g_intern_string (grad) };
+  priv->outputs[priv->n_outputs++] = (KdModelOutput){ tap ? g_intern_string (tap) : NULL, g_intern_string (field), g_intern_string (grad) };
 }
 
 /* Names of what goes in and comes out: from the role, or for a module from its own `in` and `out`. */
 static gboolean
 name_fields (KdModelElement *self, GError **error)
 {
-  KdModelElementPrivate *priv = PRIVATE (self);
+  KdModelState *priv = PRIVATE (self);
   const KdModelDesc *desc = DESC (self);
   gconstpointer params = kd_element_params (KD_ELEMENT (self));
   g_auto (GStrv) taps = g_strsplit (OPTIONS (self)->features ? OPTIONS (self)->features : "", ",", -1);
@@ -125,7 +88,7 @@ name_fields (KdModelElement *self, GError **error)
     g_autofree gchar *field = g_strconcat (role_name (desc), ".features.", g_strstrip (taps[i]), NULL);
     if (!*taps[i])
       continue;
-    if (priv->n_outputs == MAX_OUTPUTS || !kd_field_name_is_valid (field)) {
+    if (priv->n_outputs == KD_MODEL_MAX_OUTPUTS || !kd_field_name_is_valid (field)) {
       g_set_error (error, KD_ERROR, KD_ERROR_FIELD, "Layer not usable as a field: element=%s, features=%s, layer=\"%s\"", GST_OBJECT_NAME (self),
           OPTIONS (self)->features, taps[i]);
       return FALSE;
@@ -138,7 +101,7 @@ name_fields (KdModelElement *self, GError **error)
 static const KdLayoutField *
 find_input (KdModelElement *self, const KdLayout *in, GError **error)
 {
-  KdModelElementPrivate *priv = PRIVATE (self);
+  KdModelState *priv = PRIVATE (self);
   const KdLayoutField *field = kd_layout_find (in, priv->input);
 
   if (!field) {
@@ -160,7 +123,7 @@ find_input (KdModelElement *self, const KdLayout *in, GError **error)
 static gboolean
 build_model (KdModelElement *self, const KdLayoutField *input, GError **error)
 {
-  KdModelElementPrivate *priv = PRIVATE (self);
+  KdModelState *priv = PRIVATE (self);
   const KdModelDesc *desc = DESC (self);
   const KdModelOptions *options = OPTIONS (self);
   g_autofree gchar *own = desc->arch_of ? desc->arch_of (kd_element_params (KD_ELEMENT (self)), error) : NULL;
@@ -189,7 +152,7 @@ static KdLayout *
 model_negotiate (KdElement *element, const KdLayout *in, GError **error)
 {
   KdModelElement *self = KD_MODEL_ELEMENT (element);
-  KdModelElementPrivate *priv = PRIVATE (self);
+  KdModelState *priv = PRIVATE (self);
   const KdLayoutField *input;
   g_autoptr (KdLayout) out = NULL;
 
@@ -212,10 +175,10 @@ model_negotiate (KdElement *element, const KdLayout *in, GError **error)
 static gboolean
 put_outputs (KdModelElement *self, KdForward *forward, KdVar *logits, KdBatch *batch, KdVar **ret_vars, GError **error)
 {
-  KdModelElementPrivate *priv = PRIVATE (self);
+  KdModelState *priv = PRIVATE (self);
 
   for (guint i = 0; i < priv->n_outputs; i++) {
-    const Output *output = &priv->outputs[i];
+    const KdModelOutput *output = &priv->outputs[i];
     KdTensor *tensor;
     ret_vars[i] = output->tap ? kd_forward_find_tap (forward, output->tap) : logits;
     tensor = kd_forward_tensor (forward, ret_vars[i], error);
@@ -230,13 +193,13 @@ static gboolean
 model_process (KdElement *element, GstBuffer **buffer, KdBatch *batch, GError **error)
 {
   KdModelElement *self = KD_MODEL_ELEMENT (element);
-  KdModelElementPrivate *priv = PRIVATE (self);
+  KdModelState *priv = PRIVATE (self);
   KdTensor *input = kd_batch_read (batch, priv->input);
   gboolean train = DESC (self)->role != KD_ROLE_TEACHER && !(batch->flags & KD_BATCH_VALIDATION) && kd_element_has_trainer (element);
-  KdVar *vars[MAX_OUTPUTS] = { NULL }, *input_var = NULL, *logits = NULL;
+  KdVar *vars[KD_MODEL_MAX_OUTPUTS] = { NULL }, *input_var = NULL, *logits = NULL;
   g_autoptr (KdForward) forward = NULL;
   KdRandom random;
-  Tape *tape;
+  KdTape *tape;
 
   if (!input) {
     g_set_error (error, KD_ERROR, KD_ERROR_FIELD, "Field missing: element=%s, field=%s, though the layout promised it", GST_OBJECT_NAME (self), priv->input);
@@ -250,111 +213,12 @@ model_process (KdElement *element, GstBuffer **buffer, KdBatch *batch, GError **
   }
   if (!train)
     return TRUE;
-  tape = g_new0 (Tape, 1);
-  *tape = (Tape){ .forward = g_steal_pointer (&forward), .input = input_var, .in_flight = &priv->in_flight };
+  tape = g_new0 (KdTape, 1);
+  *tape = (KdTape){ .forward = g_steal_pointer (&forward), .input = input_var, .in_flight = &priv->in_flight };
   memcpy (tape->vars, vars, sizeof vars);
   g_atomic_int_inc (&priv->in_flight);
   kd_batch_set_note (batch, self, tape, tape_free);
   return TRUE;
-}
-
-static void
-scale_tensor (KdTensor *tensor, gdouble scale)
-{
-  gfloat *values = tensor->data;
-
-  for (gsize i = 0, n = scale == 1 ? 0 : kd_tensor_n_elements (tensor); i < n; i++)
-    values[i] = (gfloat) (values[i] * scale);
-}
-
-/* The gradient of the model's input joins what losses have put there; it is scaled already. */
-static void
-add_input_gradient (KdModelElementPrivate *priv, KdBatch *batch, KdTensor *grad, gdouble scale)
-{
-  g_autoptr (KdTensor) old = kd_batch_steal (batch, priv->input_grad);
-  KdTensor *sum = kd_tensor_new (KD_FLOAT32, grad->rank, grad->dims);
-  const gfloat *a = grad->data, *b = old ? old->data : NULL;
-  gfloat *out = sum->data;
-
-  /* The next model upstream scales what it finds, so this part is un-scaled here. */
-  for (gsize i = 0, n = kd_tensor_n_elements (grad); i < n; i++)
-    out[i] = (gfloat) (a[i] / scale) + (b ? b[i] : 0);
-  kd_batch_set (batch, priv->input_grad, sum);
-}
-
-static guint
-collect_gradients (KdModelElement *self, KdBackward *backward, const Tape *tape, KdVar **ret_vars, KdTensor **ret_grads)
-{
-  KdModelElementPrivate *priv = PRIVATE (self);
-  guint n = 0;
-
-  for (guint i = 0; i < priv->n_outputs; i++) {
-    KdTensor *grad = kd_batch_steal (backward->batch, priv->outputs[i].grad);
-    if (!grad)
-      continue;
-    scale_tensor (grad, backward->scale);
-    ret_vars[n] = tape->vars[i];
-    ret_grads[n++] = grad;
-  }
-  return n;
-}
-
-static gboolean
-refuse_stale (KdModelElement *self, KdBackward *backward, GError **error)
-{
-  g_set_error (error, KD_ERROR, KD_ERROR_VALUE, "Gradients would be stale: element=%s, batches in flight=%d, max-in-flight=%u; move the queue from behind the "
-      "model to before it, or raise kdtrain's max-in-flight", GST_OBJECT_NAME (self), g_atomic_int_get (&PRIVATE (self)->in_flight), backward->max_in_flight);
-  return FALSE;
-}
-
-static gboolean
-run_backward (KdModelElement *self, KdBackward *backward, GError **error)
-{
-  KdModelElementPrivate *priv = PRIVATE (self);
-  Tape *tape = kd_batch_get_note (backward->batch, self);
-  KdVar *vars[MAX_OUTPUTS];
-  KdTensor *grads[MAX_OUTPUTS];
-  gboolean ok = TRUE;
-  guint n;
-
-  if (!tape)
-    return TRUE;
-  if ((guint) g_atomic_int_get (&priv->in_flight) > backward->max_in_flight)
-    return refuse_stale (self, backward, error);
-  n = collect_gradients (self, backward, tape, vars, grads);
-  if (n > 0)
-    ok = kd_forward_backward (tape->forward, n, vars, grads, error);
-  for (guint i = 0; i < n; i++)
-    kd_tensor_unref (grads[i]);
-  if (ok && n > 0 && priv->input_grad) {
-    g_autoptr (KdTensor) grad = kd_forward_grad (tape->forward, tape->input, error);
-    ok = grad != NULL;
-    if (ok)
-      add_input_gradient (priv, backward->batch, grad, backward->scale);
-  }
-  kd_batch_drop_note (backward->batch, self);
-  if (!ok)
-    return FALSE;
-  backward->n_taken += n > 0;
-  if (backward->last_micro_batch && OPTIONS (self)->trainable)
-    backward->grad_norm2 += kd_param_set_grad_norm2 (kd_model_params (priv->model));
-  return TRUE;
-}
-
-static void
-run_step (KdModelElement *self, KdStepCall *call)
-{
-  KdParamSet *params = kd_model_params (PRIVATE (self)->model);
-  KdStep step = call->step;
-
-  if (!OPTIONS (self)->trainable) {
-    kd_param_set_zero_grads (params);
-    return;
-  }
-  step.learning_rate *= OPTIONS (self)->lr_scale;
-  kd_param_set_step (params, &step);
-  call->n_stepped++;
-  call->n_trainable += kd_param_set_n_trainable (params);
 }
 
 static gboolean
@@ -377,10 +241,10 @@ model_upstream (KdElement *element, GstEvent *event, GError **error)
   if (DESC (self)->role == KD_ROLE_TEACHER || !PRIVATE (self)->model)
     return FALSE;
   if (backward) {
-    ok = run_backward (self, backward, error);
+    ok = kd_model_run_backward (element, PRIVATE (self), OPTIONS (self), backward, error);
     backward->failed = backward->failed || !ok;
   } else if (step)
-    run_step (self, step);
+    kd_model_run_step (PRIVATE (self), OPTIONS (self), step);
   else if (gst_event_has_name (event, KD_EVENT_FINISH))
     ok = save_weights (self, error);
   return ok;

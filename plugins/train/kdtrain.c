@@ -130,7 +130,7 @@ static gboolean
 take_step (KdTrain *self, gdouble grad_norm2, GError **error)
 {
   const KdTrainParams *p = params_of (self);
-  gdouble scale = 1 / self->counted, norm = sqrt (grad_norm2) * scale;
+  gdouble scale = self->counted > 0 ? 1 / self->counted : 0, norm = sqrt (grad_norm2) * scale;
   KdStepCall call = { .step = { .optimizer = p->optimizer, .learning_rate = learning_rate (self, p), .weight_decay = p->weight_decay, .momentum = p->momentum,
                           .nesterov = p->nesterov, .beta1 = p->beta1, .beta2 = p->beta2, .epsilon = p->epsilon, .step = self->step + 1 } };
 

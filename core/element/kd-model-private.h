@@ -1,0 +1,51 @@
+/* Internal: what the forward half (kd-model-element.c) and the backward half (kd-model-backward.c) of a model in the stream share. */
+#pragma once
+#include "kd-model-element.h"
+
+G_BEGIN_DECLS
+
+typedef struct {
+  gchar *arch;
+  gchar *model;
+  gchar *weights;
+  gchar *engine;
+  gchar *features;
+  gchar *save;
+  guint64 seed;
+  gboolean trainable;
+  gdouble lr_scale;
+} KdModelOptions;
+
+/* One value that leaves the model: the logits or a tapped layer. */
+typedef struct {
+  const gchar *tap;   /* NULL: the output */
+  const gchar *field; /* interned */
+  const gchar *grad;  /* interned "grad.<field>" */
+} KdModelOutput;
+
+#define KD_MODEL_MAX_OUTPUTS 16
+
+typedef struct {
+  KdModel *model;
+  guint input_rank;
+  gint64 input_dims[KD_MAX_RANK];
+  const gchar *input;      /* field */
+  const gchar *input_grad; /* "grad.<input>", or NULL where no gradient may go */
+  KdModelOutput outputs[KD_MODEL_MAX_OUTPUTS];
+  guint n_outputs;
+  gint in_flight; /* atomic: tapes alive */
+} KdModelState;
+
+typedef struct {
+  KdForward *forward;
+  KdVar *input;
+  KdVar *vars[KD_MODEL_MAX_OUTPUTS];
+  gint *in_flight;
+} KdTape;
+
+/** kd_model_run_backward: gradients of the batch's outputs into parameters, and into the input where that is the student's. */
+gboolean kd_model_run_backward (KdElement *self, KdModelState *state, const KdModelOptions *options, KdBackward *backward, GError **error);
+/** kd_model_run_step: the optimiser's step, with the element's lr-scale. */
+void kd_model_run_step (KdModelState *state, const KdModelOptions *options, KdStepCall *call);
+
+G_END_DECLS
