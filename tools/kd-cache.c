@@ -1,0 +1,364 @@
+/* kd cache: look at, check, plan and pack teacher caches. */
+#include "kd-tool.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <kd/kd.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/statvfs.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* What a strange file may take in the sandbox. */
+#define SANDBOX_BYTES ((rlim_t) 4 << 30)
+#define SANDBOX_SECONDS 3600
+/* How much is written to measure a disk: what stays in its cache alone would flatter it. */
+#define PROBE_BYTES ((gsize) 128 << 20)
+#define PROBE_STEP_BYTES ((gsize) 8 << 20)
+#define PART_BYTES ((gint64) 64 << 20)
+
+static void
+row (const gchar *name, const gchar *format, ...) G_GNUC_PRINTF (2, 3);
+
+static void
+row (const gchar *name, const gchar *format, ...)
+{
+  g_autofree gchar *text = NULL;
+  va_list args;
+
+  va_start (args, format);
+  text = g_strdup_vprintf (format, args);
+  va_end (args);
+  g_print ("%-14s %s\n", name, text);
+}
+
+static gchar *
+size_text (guint64 bytes)
+{
+  return g_format_size_full (bytes, bytes < 1000 ? G_FORMAT_SIZE_DEFAULT : G_FORMAT_SIZE_LONG_FORMAT);
+}
+
+/* One line on a terminal, rewritten twice a second at most. */
+typedef struct {
+  gint64 started_us, shown_us;
+  gboolean terminal;
+} Progress;
+
+static void
+show_progress (gint64 done, gint64 total, gpointer user_data)
+{
+  Progress *progress = user_data;
+  gint64 now = g_get_monotonic_time ();
+  g_autofree gchar *left = NULL;
+
+  if (!progress->terminal || (done < total && now - progress->shown_us < G_USEC_PER_SEC / 2) || done == 0)
+    return;
+  progress->shown_us = now;
+  left = kd_tool_duration ((gdouble) (now - progress->started_us) / G_USEC_PER_SEC * (gdouble) (total - done) / (gdouble) done);
+  g_printerr ("\r%3.0f %%  %" G_GINT64_FORMAT " of %" G_GINT64_FORMAT " rows, %s left   ", 100.0 * (gdouble) done / (gdouble) MAX (total, 1), done, total, left);
+}
+
+static void
+end_progress (const Progress *progress)
+{
+  if (progress->terminal && progress->shown_us)
+    g_printerr ("\r%60s\r", "");
+}
+
+static Progress
+begin_progress (void)
+{
+  return (Progress){ g_get_monotonic_time (), 0, kd_tool_is_terminal (stderr) };
+}
+
+static void
+identity_row (const gchar *name, const gchar *fingerprint, const gchar *spec)
+{
+  row (name, "%.12s%s%s", fingerprint ? fingerprint : spec ? "" : "unknown", fingerprint && spec ? "  " : "", spec ? spec : "");
+}
+
+static int
+info (int argc, char **argv)
+{
+  g_autoptr (KdCacheReader) reader = NULL;
+  g_autoptr (GError) error = NULL;
+  g_autofree gchar *fields = NULL, *bytes = NULL;
+  const KdCacheIdentity *identity;
+  KdCacheInfo numbers;
+
+  if (!kd_tool_options (&argc, &argv, NULL, "CACHE", "Show what a teacher cache holds and what it was made from.", NULL))
+    return KD_EXIT_USAGE;
+  if (argc != 2)
+    return kd_tool_usage ("wanted one cache, got %d", argc - 1);
+  reader = kd_cache_reader_open (argv[1], &error);
+  if (!reader)
+    return kd_tool_fail ("%s", error->message);
+  kd_cache_reader_info (reader, &numbers);
+  identity = kd_cache_reader_identity (reader);
+  fields = kd_layout_to_string (kd_cache_reader_layout (reader));
+  bytes = size_text ((guint64) numbers.bytes);
+  row ("cache", "%s", argv[1]);
+  row ("rows", "%" G_GINT64_FORMAT ", ids %" G_GINT64_FORMAT " to %" G_GINT64_FORMAT, kd_cache_reader_n_rows (reader), numbers.first_id, numbers.last_id);
+  row ("complete", "%s", kd_cache_reader_complete (reader) ? "yes" : "no: the capture was interrupted; go on with kdcachesink resume=true");
+  row ("fields", "%s", fields);
+  row ("encoding", "dense");
+  row ("bytes a row", "%" G_GINT64_FORMAT, numbers.row_bytes);
+  row ("on the disk", "%s in %u %s", bytes, numbers.n_parts, numbers.packed ? "packed file" : numbers.n_parts == 1 ? "part" : "parts");
+  identity_row ("teacher", identity->teacher, identity->teacher_spec);
+  identity_row ("dataset", identity->dataset, identity->dataset_spec);
+  row ("preprocessing", "%s", !identity->preprocessing ? "unknown" : *identity->preprocessing ? identity->preprocessing : "none");
+  row ("made by", "%s", numbers.created_by);
+  return KD_EXIT_DONE;
+}
+
+static void
+limit_child (gpointer data)
+{
+  const struct rlimit memory = { SANDBOX_BYTES, SANDBOX_BYTES }, seconds = { SANDBOX_SECONDS, SANDBOX_SECONDS }, none = { 0, 0 };
+
+  setrlimit (RLIMIT_AS, &memory);
+  setrlimit (RLIMIT_CPU, &seconds);
+  setrlimit (RLIMIT_CORE, &none);
+}
+
+/* The same check in a process that may crash: HDF5 has known faults with malformed files. */
+static int
+verify_in_child (const gchar *path)
+{
+  g_autofree gchar *self = kd_tool_self ();
+  const gchar *args[] = { self, "cache", "verify", "--", path, NULL };
+  g_autoptr (GError) error = NULL;
+  gint status = 0;
+
+  if (!g_spawn_sync (NULL, (gchar **) args, NULL, G_SPAWN_CHILD_INHERITS_STDIN, limit_child, NULL, NULL, NULL, &status, &error))
+    return kd_tool_fail ("%s", error->message);
+  if (WIFEXITED (status))
+    return WEXITSTATUS (status);
+  return kd_tool_fail ("Cache made the reader crash: path=\"%s\", signal=%d; do not open it", path, WTERMSIG (status));
+}
+
+static int
+verify (int argc, char **argv)
+{
+  gboolean sandbox = FALSE, quiet = FALSE, good;
+  const GOptionEntry options[] = {
+    { "sandbox", 's', 0, G_OPTION_ARG_NONE, &sandbox, "Check in a child process with limited memory and time: for files of others", NULL },
+    { "quiet", 'q', 0, G_OPTION_ARG_NONE, &quiet, "Print only what is wrong", NULL },
+    { NULL },
+  };
+  g_autofree gchar *report = NULL;
+  g_autoptr (GError) error = NULL;
+  Progress progress;
+
+  if (!kd_tool_options (&argc, &argv, options, "CACHE", "Check every part of a teacher cache: presence, size, keys and all checksums.",
+          "Exit code: 0 good, 1 damaged, 2 wrong usage."))
+    return KD_EXIT_USAGE;
+  if (argc > 1 && g_str_equal (argv[1], "--")) {
+    argv++;
+    argc--;
+  }
+  if (argc != 2)
+    return kd_tool_usage ("wanted one cache, got %d", argc - 1);
+  if (sandbox)
+    return verify_in_child (argv[1]);
+  progress = begin_progress ();
+  good = kd_cache_verify (argv[1], show_progress, &progress, &report, &error);
+  end_progress (&progress);
+  if (report && !quiet)
+    g_print ("%s", report);
+  if (!good)
+    return kd_tool_fail ("%s", error->message);
+  if (!quiet)
+    g_print ("good\n");
+  return KD_EXIT_DONE;
+}
+
+/* Bytes a second that reach the disk of @folder, 0 when it cannot be written. */
+static gdouble
+measure_disk (const gchar *folder, guint64 free_bytes)
+{
+  g_autofree gchar *path = g_strdup_printf ("%s/.kd-estimate.partial-%d", folder, (int) getpid ()), *block = g_malloc (PROBE_STEP_BYTES);
+  gsize wanted = MIN (PROBE_BYTES, free_bytes / 4 / PROBE_STEP_BYTES * PROBE_STEP_BYTES), done = 0;
+  int fd = open (path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+  gint64 started = g_get_monotonic_time ();
+  gboolean good = fd >= 0;
+
+  /* Not zeros: some disks pack them. */
+  for (gsize i = 0; i < PROBE_STEP_BYTES; i++)
+    block[i] = (gchar) (i * 2654435761u >> 13);
+  for (; good && done < wanted; done += PROBE_STEP_BYTES)
+    good = write (fd, block, PROBE_STEP_BYTES) == (gssize) PROBE_STEP_BYTES;
+  good = good && done && fsync (fd) == 0;
+  if (fd >= 0) {
+    close (fd);
+    unlink (path);
+  }
+  return good ? (gdouble) done / MAX ((gdouble) (g_get_monotonic_time () - started) / G_USEC_PER_SEC, 1e-6) : 0;
+}
+
+static gboolean
+layout_bytes (const KdLayout *layout, gint64 *ret_bytes, GError **error)
+{
+  *ret_bytes = 2 * (gint64) sizeof (gint64); /* sample.id and sample.view */
+  for (guint i = 0; i < kd_layout_n_fields (layout); i++) {
+    const KdLayoutField *field = kd_layout_nth (layout, i);
+    gint64 dims[KD_MAX_RANK];
+    gsize bytes = 0;
+    memcpy (dims, field->dims, sizeof dims);
+    dims[0] = 1;
+    if (field->rank == 0 || field->dtype == KD_UTF8 || !kd_shape_bytes (field->dtype, field->rank, dims, &bytes)) {
+      g_set_error (error, KD_ERROR, KD_ERROR_SHAPE, "Size not known: field=%s; give every axis as a number: teacher.logits=float16:1000", field->name);
+      return FALSE;
+    }
+    *ret_bytes += (gint64) bytes;
+  }
+  return TRUE;
+}
+
+static int
+print_estimate (gint64 rows, gint64 row_bytes, const gchar *folder)
+{
+  g_autofree gchar *total_text = NULL, *free_text = NULL, *speed_text = NULL, *time_text = NULL;
+  struct statvfs disk;
+  guint64 total, free_bytes;
+  gdouble speed;
+
+  if (statvfs (folder, &disk) < 0)
+    return kd_tool_fail ("Cannot look at the disk: folder=\"%s\", reason=%s", folder, g_strerror (errno));
+  if (!g_uint64_checked_mul (&total, (guint64) rows, (guint64) row_bytes))
+    return kd_tool_fail ("Too many rows: rows=%" G_GINT64_FORMAT ", bytes a row=%" G_GINT64_FORMAT, rows, row_bytes);
+  free_bytes = (guint64) disk.f_bavail * disk.f_frsize;
+  speed = measure_disk (folder, free_bytes);
+  total_text = size_text (total);
+  free_text = size_text (free_bytes);
+  speed_text = g_format_size ((guint64) speed);
+  time_text = kd_tool_duration ((gdouble) total / MAX (speed, 1));
+  row ("bytes a row", "%" G_GINT64_FORMAT " (16 of them the key)", row_bytes);
+  row ("rows", "%" G_GINT64_FORMAT, rows);
+  row ("total", "%s in %" G_GUINT64_FORMAT " parts", total_text, (total + PART_BYTES - 1) / PART_BYTES);
+  row ("free", "%s in %s", free_text, folder);
+  if (speed > 0)
+    row ("writing", "%s at %s/s, measured here with fsync; the teacher's own time comes on top", time_text, speed_text);
+  else
+    row ("writing", "not measured: the folder cannot be written");
+  if (total < free_bytes)
+    return KD_EXIT_DONE;
+  return kd_tool_fail ("Disk too small: wanted=%" G_GUINT64_FORMAT " bytes, free=%" G_GUINT64_FORMAT
+      " bytes; store float16 (kdcachesink dtype=float16), cache fewer fields, or choose another disk", total, free_bytes);
+}
+
+static int
+estimate (int argc, char **argv)
+{
+  gint64 rows = -1, row_bytes = 0;
+  g_autofree gchar *folder = NULL;
+  const GOptionEntry options[] = {
+    { "rows", 'n', 0, G_OPTION_ARG_INT64, &rows, "How many samples", "N" },
+    { "folder", 'd', 0, G_OPTION_ARG_FILENAME, &folder, "Where the cache is to be (default: here)", "FOLDER" },
+    { NULL },
+  };
+  g_autoptr (KdLayout) layout = NULL;
+  g_autoptr (GError) error = NULL;
+
+  if (!kd_tool_options (&argc, &argv, options, "LAYOUT [DATA]", "Say how large a cache will be and how long writing it takes, before the capture.",
+          "Examples:\n  kd cache estimate teacher.logits=float16:1000 --rows 1281167\n"
+          "  kd cache estimate 'teacher.logits=float32:10 teacher.features.block2=float16:64x8x8' train.h5\n\n"
+          "DATA is a batch file whose rows are counted. Exit code 1: it does not fit."))
+    return KD_EXIT_USAGE;
+  if (argc < 2 || argc > 3 || (rows < 0) == (argc == 2))
+    return kd_tool_usage ("wanted a layout, and either --rows or a batch file");
+  layout = kd_layout_from_string (argv[1], &error);
+  if (!layout || !layout_bytes (layout, &row_bytes, &error))
+    return kd_tool_usage ("%s", error->message);
+  if (argc == 3) {
+    g_autoptr (KdH5Reader) reader = kd_h5_reader_open (argv[2], NULL, &error);
+    if (!reader || !kd_h5_reader_check_rows (reader, &error))
+      return kd_tool_fail ("%s", error->message);
+    rows = kd_h5_reader_n_rows (reader);
+  }
+  return print_estimate (rows, row_bytes, folder ? folder : ".");
+}
+
+static int
+pack (int argc, char **argv)
+{
+  g_autofree gchar *filter = NULL;
+  gboolean force = FALSE, good;
+  const GOptionEntry options[] = {
+    { "filter", 'f', 0, G_OPTION_ARG_STRING, &filter, "none (default; can be mapped), deflate (read everywhere), blosc-lz4 (fast), blosc-zstd (small)", "NAME" },
+    { "force", 0, 0, G_OPTION_ARG_NONE, &force, "Replace the output if it is there", NULL },
+    { NULL },
+  };
+  g_autofree gchar *bytes = NULL, *packed = NULL;
+  g_autoptr (KdCacheReader) before = NULL, after = NULL;
+  g_autoptr (GError) error = NULL;
+  KdCacheInfo old, new;
+  Progress progress;
+
+  if (!kd_tool_options (&argc, &argv, options, "CACHE OUTPUT", "Make one self-contained file of a teacher cache, rows sorted by key.",
+          "kdcache reads the packed file as it reads the cache. The cache stays as it is."))
+    return KD_EXIT_USAGE;
+  if (argc != 3)
+    return kd_tool_usage ("wanted a cache and an output, got %d words", argc - 1);
+  if (!force && g_file_test (argv[2], G_FILE_TEST_EXISTS))
+    return kd_tool_fail ("Output is there already: path=\"%s\"; choose another name or give --force", argv[2]);
+  progress = begin_progress ();
+  good = kd_cache_pack (argv[1], argv[2], filter ? filter : "none", show_progress, &progress, &error);
+  end_progress (&progress);
+  before = good ? kd_cache_reader_open (argv[1], &error) : NULL;
+  after = before ? kd_cache_reader_open (argv[2], &error) : NULL;
+  if (!after)
+    return g_error_matches (error, KD_ERROR, KD_ERROR_RANGE) && filter ? kd_tool_usage ("%s", error->message) : kd_tool_fail ("%s", error->message);
+  kd_cache_reader_info (before, &old);
+  kd_cache_reader_info (after, &new);
+  bytes = g_format_size ((guint64) old.bytes);
+  packed = g_format_size ((guint64) new.bytes);
+  g_print ("%s: %" G_GINT64_FORMAT " rows, %s (%s in %u parts before)\n", argv[2], kd_cache_reader_n_rows (after), packed, bytes, old.n_parts);
+  return KD_EXIT_DONE;
+}
+
+static const struct {
+  const gchar *name;
+  int (*run) (int argc, char **argv);
+  const gchar *what;
+} commands[] = {
+  { "info", info, "show what a cache holds and what it was made from" },
+  { "verify", verify, "check every part, key and checksum" },
+  { "estimate", estimate, "say how large a cache will be and how long it takes, before the capture" },
+  { "pack", pack, "make one self-contained file, optionally compressed" },
+};
+
+static void
+print_help (void)
+{
+  g_print ("Usage: kd cache COMMAND [OPTION...]\n\nLook at, check, plan and pack teacher caches (kdcachesink writes them, kdcache reads them).\n\nCommands:\n");
+  for (guint i = 0; i < G_N_ELEMENTS (commands); i++)
+    g_print ("  %-9s %s\n", commands[i].name, commands[i].what);
+  g_print ("\nkd cache COMMAND --help shows a command's options.\n");
+}
+
+int
+kd_tool_cache (int argc, char **argv)
+{
+  const gchar *names[G_N_ELEMENTS (commands) + 1] = { NULL }, *near;
+
+  if (argc < 2) {
+    print_help ();
+    return KD_EXIT_USAGE;
+  }
+  if (g_str_equal (argv[1], "--help") || g_str_equal (argv[1], "-h")) {
+    print_help ();
+    return KD_EXIT_DONE;
+  }
+  for (guint i = 0; i < G_N_ELEMENTS (commands); i++) {
+    names[i] = commands[i].name;
+    if (g_str_equal (argv[1], commands[i].name)) {
+      g_autofree gchar *name = g_strdup_printf ("kd cache %s", argv[1]);
+      g_set_prgname (name);
+      return commands[i].run (argc - 1, argv + 1);
+    }
+  }
+  near = kd_tool_closest (argv[1], names);
+  return near ? kd_tool_usage ("there is no command %s; did you mean %s?", argv[1], near) : kd_tool_usage ("there is no command %s", argv[1]);
+}
