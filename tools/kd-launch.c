@@ -24,7 +24,7 @@ static const gchar kd_details[] =
     "Ctrl-C finishes the batch, saves and exits with 130; a second one stops at once.\n\n"
     "Examples:\n"
     "  kd launch --dry-run 'kdh5src location=digits.h5 ! kdteacher arch=\"mlp dims=64,32,10\" ! kdcachesink location=t.h5'\n"
-    "  kd launch --seed 1 --report runs/one 'kdh5src location=digits.h5 epochs=20 batch=50 shuffle=true ! kdstudent arch=\"mlp dims=64,16,10\" ! kdce ! kdtrain'\n";
+    "  kd launch --seed 1 --report runs/one 'kdh5src location=digits.h5 epochs=20 batch-size=50 shuffle=true ! kdstudent arch=\"mlp dims=64,16,10\" ! kdce ! kdtrain'\n";
 
 static gboolean
 kd_read_seed (void)

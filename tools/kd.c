@@ -2,7 +2,6 @@
 #include "kd-tool.h"
 #include <locale.h>
 #include <string.h>
-#pragma weak kd_tool_cache
 
 typedef struct {
   const gchar *name;
