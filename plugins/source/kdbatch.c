@@ -14,7 +14,8 @@
  *  - adds input.length: int64 [N], samples before the filling (sound only)
  *  - adds sample.id: int64 [N], the place in the stream from 0; label: int64 [N] with a side list
  * ## Errors
- * Pictures of different sizes, a missing frame, more frames than lines in the list, a list that cannot be read.
+ * Pictures of different sizes, a missing frame, samples and lines of the list that differ in number, a list that cannot be read. (A JPEG that is cut
+ * off inside the picture decodes to grey without a word from the decoder; kd data import looks for that.)
  * ## Source
  * Of this project.
  * ## Example
@@ -171,17 +172,21 @@ set_caps (Kdbatch *self, GstCaps *caps)
   return push_caps (self);
 }
 
-/* The end of the data is the end of an epoch, and what lies here goes out before. */
+/* The end of the data is the end of an epoch, and what lies here goes out before. Samples that are too few may mean that one was left out somewhere
+ * and that the labels after it are wrong: then the end does not go on, and no sink finishes its file. */
 static gboolean
 end_of_stream (Kdbatch *self)
 {
-  if (self->have_caps && !get_ready (self))
+  if ((self->have_caps && !get_ready (self)) || !finish_rows (self, FALSE))
     return FALSE;
+  if (self->list && self->n_seen < self->list->n) {
+    kd_element_post_error (GST_ELEMENT (self),
+        g_error_new (KD_ERROR, KD_ERROR_MISMATCH, "Fewer samples than lines: element=%s, list=\"%s\", lines=%" G_GINT64_FORMAT ", samples=%" G_GINT64_FORMAT "; one may have been left out by a decoder: kd data import names broken images",
+            GST_OBJECT_NAME (self), self->list->path, self->list->n, self->n_seen));
+    return FALSE;
+  }
   if (!finish_rows (self, TRUE))
     return FALSE;
-  if (self->list && self->n_seen < self->list->n)
-    GST_ELEMENT_WARNING (self, STREAM, FAILED, ("Lines left over: element=%s, list=\"%s\", lines=%" G_GINT64_FORMAT ", samples=%" G_GINT64_FORMAT, GST_OBJECT_NAME (self),
-        self->list->path, self->list->n, self->n_seen), (NULL));
   return gst_pad_push_event (self->src,
       gst_event_new_custom (GST_EVENT_CUSTOM_DOWNSTREAM,
           gst_structure_new (KD_EVENT_EPOCH, "epoch", G_TYPE_UINT, 0, "samples", G_TYPE_UINT64, (guint64) self->n_seen, NULL)));
@@ -209,8 +214,10 @@ kdbatch_sink_event (GstPad *pad, GstObject *parent, GstEvent *event)
     kdbatch_drop_rows (self);
     break;
   case GST_EVENT_EOS:
-    ok = end_of_stream (self);
-    break;
+    if (end_of_stream (self))
+      break;
+    gst_event_unref (event);
+    return FALSE;
   default:
     break;
   }

@@ -232,6 +232,22 @@ GST_START_TEST (test_more_frames_than_lines)
 }
 GST_END_TEST
 
+/* One too few may be one left out: the end does not go on. */
+GST_START_TEST (test_fewer_frames_than_lines)
+{
+  g_autofree gchar *list = write_list ("1\n2\n");
+  GstHarness *h = started (RGB, "labels", list, NULL);
+  GstBus *bus = listen (h);
+
+  ck_assert_int_eq (gst_harness_push (h, picture (0)), GST_FLOW_OK);
+  ck_assert (!gst_harness_push_event (h, gst_event_new_eos ()));
+  expect_error (h, bus, GST_STREAM_ERROR, "lines=2, samples=1; one may have been left out by a decoder");
+  ck_assert (gst_harness_try_pull (h) == NULL);
+  gst_harness_teardown (h);
+  g_unlink (list);
+}
+GST_END_TEST
+
 GST_START_TEST (test_another_size)
 {
   GstHarness *h = started (RGB, "batch-size", (gint64) 4, NULL);
@@ -298,6 +314,7 @@ kdbatch_suite (void)
   tcase_add_test (tcase, test_sound_buffers);
   tcase_add_test (tcase, test_missing_frame);
   tcase_add_test (tcase, test_more_frames_than_lines);
+  tcase_add_test (tcase, test_fewer_frames_than_lines);
   tcase_add_test (tcase, test_another_size);
   tcase_add_test (tcase, test_short_buffer);
   tcase_add_test (tcase, test_bad_lists);

@@ -1,6 +1,7 @@
 /* kd data convert: choose fields and rows of a batch file, change element types, compress. */
 #include "kd-data.h"
 
+#include <math.h>
 #include <string.h>
 
 typedef struct {
@@ -83,39 +84,39 @@ choose_fields (KdH5Reader *reader, gchar **wanted)
   return names;
 }
 
+/* A smaller type must not change what a value means: an integer stays that integer, a number does not become infinite. */
+static KdTensor *
+convert_dtype (KdTensor *tensor, KdDtype dtype, const gchar *name, gint64 first, GError **error)
+{
+  g_autoptr (KdTensor) cast = kd_tensor_cast (tensor, dtype, error);
+  gsize n = kd_tensor_n_elements (tensor), row = MAX (kd_tensor_row_elements (tensor), 1);
+
+  for (gsize i = 0; cast && i < n; i++) {
+    gdouble was = kd_tensor_get_double (tensor, i), is = kd_tensor_get_double (cast, i);
+    if (dtype & (KD_ANY_INT | KD_BOOL) ? was == is : isfinite (is) || !isfinite (was))
+      continue;
+    g_set_error (error, KD_ERROR, KD_ERROR_RANGE, "Value does not fit: field=%s, row=%" G_GINT64_FORMAT ", value=%.17g, --dtype=%s; choose a wider type", name,
+        first + (gint64) (i / row), was, kd_dtype_name (dtype));
+    return NULL;
+  }
+  return g_steal_pointer (&cast);
+}
+
 static gboolean
 copy_rows (const KdConvert *self, KdH5Reader *reader, GPtrArray *names, gint64 first, gint64 n, KdDataOut *out, GError **error)
 {
   g_autoptr (GPtrArray) tensors = g_ptr_array_new_with_free_func ((GDestroyNotify) kd_tensor_unref);
-  /* A file without ids gets those its rows have there, not ones counted from the first row taken. */
-  g_autoptr (KdTensor) ids = kd_tensor_new (KD_INT64, 1, &n);
 
   for (guint i = 0; i < names->len; i++) {
     const gchar *name = g_ptr_array_index (names, i);
     KdDtype dtype = wished_dtype (self, name);
     g_autoptr (KdTensor) tensor = kd_h5_reader_read (reader, name, first, n, error);
-    if (!tensor)
+    KdTensor *cast = tensor && dtype && dtype != tensor->dtype ? convert_dtype (tensor, dtype, name, first, error) : g_steal_pointer (&tensor);
+    if (!cast)
       return FALSE;
-    if (dtype && dtype != tensor->dtype) {
-      KdTensor *cast = kd_tensor_cast (tensor, dtype, error);
-      if (!cast)
-        return FALSE;
-      g_ptr_array_add (tensors, cast);
-    } else {
-      g_ptr_array_add (tensors, g_steal_pointer (&tensor));
-    }
+    g_ptr_array_add (tensors, cast);
   }
-  if (kd_layout_find (kd_h5_reader_layout (reader), "sample.id"))
-    return kd_data_out_append (out, names->len, (const gchar *const *) names->pdata, (KdTensor *const *) tensors->pdata, error);
-  for (gint64 i = 0; i < n; i++)
-    ((gint64 *) ids->data)[i] = first + i;
-  g_ptr_array_add (tensors, g_steal_pointer (&ids));
-  g_ptr_array_add (names, (gpointer) "sample.id");
-  {
-    gboolean done = kd_data_out_append (out, names->len, (const gchar *const *) names->pdata, (KdTensor *const *) tensors->pdata, error);
-    g_ptr_array_set_size (names, (gint) names->len - 1);
-    return done;
-  }
+  return kd_data_out_append (out, names->len, (const gchar *const *) names->pdata, (KdTensor *const *) tensors->pdata, error);
 }
 
 static gboolean
@@ -168,6 +169,8 @@ convert (KdConvert *self, const gchar *input, const gchar *output, GError **erro
   names = choose_fields (reader, wanted);
   if (!(out = kd_data_out_new (output, self->count, error)) || !kd_h5_writer_set_filter (out->writer, self->compress ? self->compress : "none", error))
     return FALSE;
+  /* A file without ids gets those its rows have there, not ones counted from the first row taken. */
+  out->first_id = self->first;
   step = rows_a_batch (reader);
   for (gint64 done = 0; done < self->count; done += step)
     if (!copy_rows (self, reader, names, self->first + done, MIN (step, self->count - done), out, error))

@@ -70,7 +70,7 @@ kd_data_out_append (KdDataOut *out, guint n, const gchar *const *names, KdTensor
 {
   g_autofree const gchar **all_names = g_new (const gchar *, n + 1);
   g_autofree KdTensor **all = g_new (KdTensor *, n + 1);
-  g_autoptr (KdTensor) ids = row_ids (out->n_rows, tensors[0]->dims[0]);
+  g_autoptr (KdTensor) ids = row_ids (out->first_id + out->n_rows, tensors[0]->dims[0]);
   guint n_all = n, has_ids = 0;
 
   memcpy (all_names, names, n * sizeof *names);

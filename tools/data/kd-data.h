@@ -38,6 +38,7 @@ typedef struct {
   KdH5Writer *writer;
   gchar *path;
   gint64 n_rows;
+  gint64 first_id;  /* sample.id of row 0 */
   gint64 n_skipped; /* files that are no images */
   KdDataProgress progress;
 } KdDataOut;
