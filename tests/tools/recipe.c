@@ -1,0 +1,197 @@
+/* Reading recipes, and the numbers under the table. */
+#include "../../tools/kd-recipe.h"
+#include "kd-graph.h"
+
+static gchar *folder, *path;
+
+static void
+setup (void)
+{
+  folder = kd_test_folder ();
+  path = g_build_filename (folder, "r.kd", NULL);
+}
+
+static void
+teardown (void)
+{
+  kd_test_remove (folder);
+  g_clear_pointer (&folder, g_free);
+  g_clear_pointer (&path, g_free);
+}
+
+static KdRecipe *
+read_text (const gchar *text, gchar **sets, GError **error)
+{
+  ck_assert (g_file_set_contents (path, text, -1, NULL));
+  return kd_recipe_read (path, sets, error);
+}
+
+#define HEAD "[recipe]\ntitle=t\n"
+
+START_TEST (test_order_and_expand)
+{
+  GError *error = NULL;
+  g_autoptr (KdRecipe) recipe = read_text (HEAD "[param]\na=x ${b}\nb=y\n[step.last]\nneeds=first\npipeline=p ${a} ${seed} \\\n   ${step.first}/f ${out}\n"
+                                                "[step.first]\nseeds=once\ntool=data info ${recipe}\n", NULL, &error);
+  KdRecipeStep *last;
+  g_autofree gchar *text = NULL, *wanted = NULL;
+
+  kd_assert_no_error (error);
+  ck_assert_str_eq (((KdRecipeStep *) recipe->steps->pdata[0])->name, "first");
+  last = recipe->steps->pdata[1];
+  text = kd_recipe_expand (recipe, last, "pipeline", last->pipeline, 4, "/o p", &error);
+  ck_assert_str_eq (text, "p x y 4 /o\\ p/once/first/f /o\\ p/seed-4/last"); /* a blank in a path does not break a word */
+  ck_assert (((KdRecipeStep *) recipe->steps->pdata[0])->once);
+}
+END_TEST
+
+START_TEST (test_set)
+{
+  GError *error = NULL;
+  gchar *sets[] = { (gchar *) "temperature=2=3", NULL }, *wrong[] = { (gchar *) "temprature=2", NULL }, *none[] = { (gchar *) "temperature", NULL };
+  const gchar *text = HEAD "[param]\ntemperature=4\n[step.a]\npipeline=p\n";
+  g_autoptr (KdRecipe) recipe = read_text (text, sets, &error);
+
+  ck_assert_str_eq (g_hash_table_lookup (recipe->params, "temperature"), "2=3");
+  ck_assert (!read_text (text, wrong, &error));
+  kd_assert_error (error, KD_ERROR_VALUE, "did you mean temperature");
+  ck_assert (!read_text (text, none, &error));
+  kd_assert_error (error, KD_ERROR_VALUE, "write NAME=VALUE");
+}
+END_TEST
+
+/* Each names the file, the place and what to do. */
+static const struct {
+  const gchar *text;
+  KdError code;
+  const gchar *message;
+} bad_recipes[] = {
+  { "", KD_ERROR_SCHEMA, "missing=\"recipe\"" },
+  { "title=t\n", KD_ERROR_FORMAT, "a recipe has groups" },
+  { HEAD, KD_ERROR_SCHEMA, "missing=\"step\"" },
+  { HEAD "[step.b]\npipeline=p\n[stap.a]\npipeline=p\n", KD_ERROR_SCHEMA, "unknown name \"stap.a\"" },
+  { HEAD "[step.a]\npipline=p\n", KD_ERROR_SCHEMA, "at /step/a/pipline: unknown name" },
+  { HEAD "[step.a]\ntitle=x\n", KD_ERROR_SCHEMA, "neither pipeline nor tool" },
+  { HEAD "[step.a]\npipeline=p\ntool=t\n", KD_ERROR_SCHEMA, "both pipeline and tool" },
+  { HEAD "[step.a]\ntool=t\nevaluate=e\n", KD_ERROR_SCHEMA, "key=evaluate" },
+  { HEAD "[step.a]\npipeline=p\nneeds=teachr\n[step.teacher]\npipeline=p\n", KD_ERROR_SCHEMA, "did you mean teacher?" },
+  { HEAD "[step.a]\npipeline=p\nneeds=b\n[step.b]\npipeline=p\nneeds=a\n", KD_ERROR_SCHEMA, "in a circle" },
+  { HEAD "[step.a]\npipeline=p\nneeds=b\nseeds=once\n[step.b]\npipeline=p\n", KD_ERROR_SCHEMA, "cannot need one that runs for each seed" },
+  { HEAD "[step.a]\npipeline=p\n[compare]\nbaseline=b\nmetric=accuracy\n", KD_ERROR_SCHEMA, "group=[compare], key=baseline, value=b is no step" },
+  { HEAD "[step.a]\npipeline=p\n[compare]\nbaseline=a\nmetric=accuracy\nmethod=a;c\n", KD_ERROR_SCHEMA, "key=method, value=c is no step" },
+  { HEAD "[step.a]\npipeline=p\n[compare]\nbaseline=a\n", KD_ERROR_SCHEMA, "missing=\"metric\"" },
+  { HEAD "[step.a]\npipeline=p\n[compare]\nbaseline=a\nmetric=m\npercent=yes\n", KD_ERROR_SCHEMA, "at /compare/percent: type=string" },
+  { HEAD "seeds=two\n[step.a]\npipeline=p\n", KD_ERROR_SCHEMA, "at /recipe/seeds" },
+  { "\xff\xfe", KD_ERROR_FORMAT, "no UTF-8 text" },
+};
+
+START_TEST (test_bad_recipes)
+{
+  for (guint i = 0; i < G_N_ELEMENTS (bad_recipes); i++) {
+    GError *error = NULL;
+
+    ck_assert (!read_text (bad_recipes[i].text, NULL, &error));
+    ck_assert_msg (strstr (error->message, path) != NULL, "no path in: %s", error->message);
+    kd_assert_error (error, bad_recipes[i].code, bad_recipes[i].message);
+  }
+}
+END_TEST
+
+static const struct {
+  const gchar *pipeline, *message;
+} bad_names[] = {
+  { "p ${tempertaure}", "did you mean ${temperature}?" },
+  { "p ${temperature", "a } is missing" },
+  { "p ${step.b}", "add b to the step's needs" },
+  { "p ${step.zebra}", "there is no step zebra" },
+  { "p ${loop}", "in a circle" },
+  { "p ${data}", "write data=FILE" },
+};
+
+START_TEST (test_bad_names)
+{
+  for (guint i = 0; i < G_N_ELEMENTS (bad_names); i++) {
+    GError *error = NULL;
+    g_autofree gchar *text = g_strdup_printf (HEAD "[param]\ntemperature=1\nloop=${loop}\n[step.b]\npipeline=q\n[step.a]\npipeline=%s\n", bad_names[i].pipeline);
+    g_autoptr (KdRecipe) recipe = read_text (text, NULL, &error);
+    KdRecipeStep *step;
+
+    kd_assert_no_error (error);
+    step = kd_recipe_step (recipe, "a");
+    ck_assert (!kd_recipe_expand (recipe, step, "pipeline", step->pipeline, 1, "/o", &error));
+    kd_assert_error (error, KD_ERROR_SCHEMA, bad_names[i].message);
+  }
+}
+END_TEST
+
+START_TEST (test_data)
+{
+  GError *error = NULL;
+  g_autoptr (KdRecipe) recipe = read_text (HEAD "data=d.h5\n[step.a]\npipeline=p ${data}\n", NULL, &error);
+  g_autofree gchar *data = g_build_filename (folder, "d.h5", NULL), *found = NULL;
+
+  ck_assert (!kd_recipe_data (recipe, &error));
+  kd_assert_error (error, KD_ERROR_IO, "KD_DATA_PATH");
+  ck_assert (g_file_set_contents (data, "x", 1, NULL));
+  found = kd_recipe_data (recipe, &error);
+  ck_assert_str_eq (found, data);
+}
+END_TEST
+
+START_TEST (test_find)
+{
+  GError *error = NULL;
+
+  ck_assert (!kd_recipe_find ("/no/such.kd", &error));
+  kd_assert_error (error, KD_ERROR_IO, "There is no recipe");
+}
+END_TEST
+
+/* Tables of the t distribution. */
+START_TEST (test_quantile)
+{
+  kd_assert_close (kd_student_quantile (0.975, 1), 12.706204736, 1e-8);
+  kd_assert_close (kd_student_quantile (0.975, 4), 2.7764451052, 1e-8);
+  kd_assert_close (kd_student_quantile (0.95, 10), 1.8124611228, 1e-8);
+  kd_assert_close (kd_student_quantile (0.975, 1e6), 1.9599662, 1e-6);
+  kd_assert_close (kd_student_quantile (0.025, 4), -2.7764451052, 1e-8);
+  kd_assert_close (kd_student_quantile (0.5, 7), 0, 1e-12);
+}
+END_TEST
+
+START_TEST (test_paired)
+{
+  const gdouble a[] = { 1, 2, 3, NAN }, b[] = { 2, 4, 4, 9 };
+  KdMean mean = kd_result_mean (b, 4), one = kd_result_mean (b, 1), none = kd_result_mean (a + 3, 1);
+  KdPaired paired = kd_result_paired (a, b, 4), single = kd_result_paired (a, b, 1);
+
+  kd_assert_close (mean.mean, 4.75, 1e-12);
+  kd_assert_close (mean.deviation, 2.9860788111948, 1e-12);
+  ck_assert (one.n == 1 && isnan (one.deviation));
+  ck_assert (none.n == 0 && isnan (none.mean));
+  ck_assert_uint_eq (paired.n, 3); /* a missing value takes its pair out */
+  kd_assert_close (paired.mean, 4.0 / 3, 1e-12);
+  kd_assert_close (paired.high - paired.mean, 4.3026527297 / 3, 1e-8); /* t(2) * sqrt(1/3) / sqrt(3) */
+  ck_assert (isnan (single.low));
+}
+END_TEST
+
+int
+main (int argc, char **argv)
+{
+  Suite *suite = suite_create (KD_TEST_NAME);
+  TCase *tcase = tcase_create ("all");
+
+  gst_check_init (&argc, &argv);
+  tcase_add_checked_fixture (tcase, setup, teardown);
+  tcase_add_test (tcase, test_order_and_expand);
+  tcase_add_test (tcase, test_set);
+  tcase_add_test (tcase, test_bad_recipes);
+  tcase_add_test (tcase, test_bad_names);
+  tcase_add_test (tcase, test_data);
+  tcase_add_test (tcase, test_find);
+  tcase_add_test (tcase, test_quantile);
+  tcase_add_test (tcase, test_paired);
+  suite_add_tcase (suite, tcase);
+  return gst_check_run_suite (suite, KD_TEST_NAME, __FILE__);
+}
