@@ -84,13 +84,13 @@ leaf_run_ok (Leaf *leaf)
   ck_assert (ok);
 }
 
-#define leaf_refuses(leaf, ecode, part)                                                                                \
-  G_STMT_START                                                                                                         \
-  {                                                                                                                    \
-    GError *leaf_error = NULL;                                                                                         \
-    ck_assert (!leaf_run ((leaf), &leaf_error));                                                                       \
-    kd_assert_error (leaf_error, ecode, part);                                                                         \
-  }                                                                                                                    \
+#define leaf_refuses(leaf, ecode, part)          \
+  G_STMT_START                                   \
+  {                                              \
+    GError *leaf_error = NULL;                   \
+    ck_assert (!leaf_run ((leaf), &leaf_error)); \
+    kd_assert_error (leaf_error, ecode, part);   \
+  }                                              \
   G_STMT_END
 
 /* leaf_put (&leaf, "student.logits", KD_FLOAT32, 2, 3, 1.0, 2.0 ...): a field [2,3] from doubles; @columns 0 for [rows]. */
@@ -105,8 +105,8 @@ leaf_put_values (Leaf *leaf, const gchar *name, KdDtype dtype, gint64 rows, gint
   kd_batch_set (leaf->batch, name, kd_tensor_cast (wide, dtype, &error));
   kd_assert_no_error (error);
 }
-#define leaf_put(leaf, name, dtype, rows, columns, ...)                                                                \
-  leaf_put_values (leaf, name, dtype, rows, columns, (const gdouble[]){ __VA_ARGS__ })
+#define leaf_put(leaf, name, dtype, rows, columns, ...) \
+  leaf_put_values (leaf, name, dtype, rows, columns, (const gdouble[]) { __VA_ARGS__ })
 
 /* leaf_get: element @i of a field that has to be there. */
 static inline gdouble
@@ -130,15 +130,16 @@ leaf_get (const Leaf *leaf, const gchar *name, gsize i)
 #define KD_ADD7(f, ...) KD_ADD1 (f) KD_ADD6 (__VA_ARGS__)
 #define KD_ADD8(f, ...) KD_ADD1 (f) KD_ADD7 (__VA_ARGS__)
 #define KD_PICK(_1, _2, _3, _4, _5, _6, _7, _8, add, ...) add
-#define KD_ADD(...)                                                                                                    \
-  KD_PICK (__VA_ARGS__, KD_ADD8, KD_ADD7, KD_ADD6, KD_ADD5, KD_ADD4, KD_ADD3, KD_ADD2, KD_ADD1, ) (__VA_ARGS__)
-#define KD_TESTS(name, ...)                                                                                            \
-  static Suite *name##_suite (void)                                                                                    \
-  {                                                                                                                    \
-    Suite *s = suite_create (#name);                                                                                   \
-    TCase *t = tcase_create ("all");                                                                                   \
-    suite_add_tcase (s, t);                                                                                            \
-    KD_ADD (__VA_ARGS__)                                                                                               \
-    return s;                                                                                                          \
-  }                                                                                                                    \
+#define KD_ADD(...)                                                                               \
+  KD_PICK (__VA_ARGS__, KD_ADD8, KD_ADD7, KD_ADD6, KD_ADD5, KD_ADD4, KD_ADD3, KD_ADD2, KD_ADD1, ) \
+  (__VA_ARGS__)
+#define KD_TESTS(name, ...)          \
+  static Suite *name##_suite (void)  \
+  {                                  \
+    Suite *s = suite_create (#name); \
+    TCase *t = tcase_create ("all"); \
+    suite_add_tcase (s, t);          \
+    KD_ADD (__VA_ARGS__)             \
+    return s;                        \
+  }                                  \
   GST_CHECK_MAIN (name)
