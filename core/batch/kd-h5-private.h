@@ -82,6 +82,15 @@ typedef struct {
 } KdH5Column;
 void kd_h5_column_free (KdH5Column *column);
 
+/* kd_h5_column_offset: where @row begins in the file; not for KD_H5_LIBRARY. */
+static inline guint64
+kd_h5_column_offset (const KdH5Column *column, gint64 row)
+{
+  if (column->storage == KD_H5_CONTIGUOUS)
+    return column->offset + (guint64) row * column->row_bytes;
+  return column->chunks[row / column->chunk_rows] + (guint64) (row % column->chunk_rows) * column->row_bytes;
+}
+
 /* kd_h5_column_open: dataset @name of @group, checked; takes nothing for granted. NULL with @error. */
 KdH5Column *kd_h5_column_open (hid_t group, const gchar *name, const gchar *path, guint64 file_size, gboolean may_map,
     GError **error);

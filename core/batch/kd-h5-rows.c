@@ -22,14 +22,6 @@ lookup (KdH5Reader *reader, const gchar *field, GError **error)
   return NULL;
 }
 
-static inline guint64
-row_offset (const KdH5Column *column, gint64 row)
-{
-  if (column->storage == KD_H5_CONTIGUOUS)
-    return column->offset + (guint64) row * column->row_bytes;
-  return column->chunks[row / column->chunk_rows] + (guint64) (row % column->chunk_rows) * column->row_bytes;
-}
-
 static gboolean
 fail_copy (const KdH5Reader *reader, const KdH5Column *column, gint64 row, GError **error)
 {
@@ -61,12 +53,12 @@ take_mapped (const KdH5Map *map, const KdH5Column *column, const gint64 *rows, g
 
   for (gint64 i = 0; i < n + PREFETCH_ROWS; i++) {
     if (i < n) {
-      const guint8 *next = map->bytes + row_offset (column, rows[i]);
+      const guint8 *next = map->bytes + kd_h5_column_offset (column, rows[i]);
       for (gsize at = 0; at < ahead; at += 64)
         __builtin_prefetch (next + at);
     }
     if (i >= PREFETCH_ROWS)
-      memcpy (to + (gsize) (i - PREFETCH_ROWS) * bytes, map->bytes + row_offset (column, rows[i - PREFETCH_ROWS]), bytes);
+      memcpy (to + (gsize) (i - PREFETCH_ROWS) * bytes, map->bytes + kd_h5_column_offset (column, rows[i - PREFETCH_ROWS]), bytes);
   }
 }
 
@@ -81,8 +73,8 @@ take_raw (KdH5Reader *reader, const KdH5Column *column, const gint64 *rows, gint
     return TRUE;
   }
   for (gint64 i = 0, end; i < n; i = end) {
-    guint64 offset = row_offset (column, rows[i]);
-    for (end = i + 1; end < n && row_offset (column, rows[end]) == offset + (guint64) (end - i) * bytes; end++)
+    guint64 offset = kd_h5_column_offset (column, rows[i]);
+    for (end = i + 1; end < n && kd_h5_column_offset (column, rows[end]) == offset + (guint64) (end - i) * bytes; end++)
       ;
     if (!kd_h5_map_copy (reader->map, offset, to + (gsize) i * bytes, (gsize) (end - i) * bytes))
       return fail_copy (reader, column, rows[i], error);
@@ -109,7 +101,7 @@ range_raw (KdH5Reader *reader, const KdH5Column *column, gint64 first, gint64 n,
   for (gint64 done = 0, now; done < n; done += now) {
     gint64 row = first + done;
     now = MIN (n - done, column->storage == KD_H5_CHUNKED ? per_piece - row % per_piece : n);
-    if (!kd_h5_map_copy (reader->map, row_offset (column, row), to + (gsize) done * column->row_bytes,
+    if (!kd_h5_map_copy (reader->map, kd_h5_column_offset (column, row), to + (gsize) done * column->row_bytes,
             (gsize) now * column->row_bytes))
       return fail_copy (reader, column, row, error);
   }
@@ -150,8 +142,8 @@ view_column (KdH5Reader *reader, const KdH5Column *column, gint64 first, gint64 
 
   if (!reader->map->bytes || column->storage == KD_H5_LIBRARY || n == 0 || column->row_bytes == 0)
     return NULL;
-  offset = row_offset (column, first);
-  if (row_offset (column, first + n - 1) != offset + (guint64) (n - 1) * column->row_bytes ||
+  offset = kd_h5_column_offset (column, first);
+  if (kd_h5_column_offset (column, first + n - 1) != offset + (guint64) (n - 1) * column->row_bytes ||
       offset % kd_dtype_size (column->dtype))
     return NULL;
   memcpy (dims, column->dims, sizeof dims);

@@ -1,16 +1,40 @@
-/* KdCacheWriter: rows wait in memory until a part is full; a part counts once the manifest names it. */
+/* KdCacheWriter: rows wait in memory until a part is full. */
 #include "kd-cache-private.h"
 
+#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 /* A checksum covers about this much: what a random read of a cold cache brings in for one row. */
 #define BLOCK_BYTES ((gsize) 512 << 10)
 #define MAX_BLOCK_ROWS 1024
+#define MAX_ROOM_BYTES ((gsize) 256 << 20)
 
 typedef struct {
   gint64 id, view;
 } Key;
+
+/* Large pages: with small ones, touching a part's memory for the first time costs as much as filling it. */
+void
+kd_cache_column_room (KdCacheColumn *column, gsize bytes, gsize used)
+{
+  const gsize page = (gsize) 2 << 20;
+  gsize capacity = MAX (bytes, 2 * column->capacity);
+  guint8 *data;
+
+  capacity = bytes >= page ? (capacity + page - 1) / page * page : (capacity + 63) / 64 * 64;
+  data = aligned_alloc (bytes >= page ? page : 64, MAX (capacity, 64));
+  if (!data)
+    g_error ("Out of memory: %" G_GSIZE_FORMAT " bytes for a cache part", capacity);
+  if (bytes >= page)
+    madvise (data, capacity, MADV_HUGEPAGE);
+  if (used)
+    memcpy (data, column->data, used);
+  free (column->data);
+  column->data = data;
+  column->capacity = capacity;
+}
 
 static guint
 key_hash (gconstpointer data)
@@ -106,16 +130,18 @@ check_batch (KdCacheWriter *writer, gint64 n, guint n_fields, const gchar *const
   return TRUE;
 }
 
+/* Room for a whole part at once: growing would copy. */
 static void
 make_room (KdCacheWriter *writer, gint64 n)
 {
+  gsize row_bytes = kd_cache_row_bytes (writer->manifest->layout);
+  gsize part_rows = MIN (writer->part_bytes, MAX_ROOM_BYTES) / row_bytes + 1;
+
   for (guint i = 0; i < kd_layout_n_fields (writer->manifest->layout); i++) {
     KdCacheColumn *column = &writer->columns[i];
-    gsize wanted = (gsize) (writer->n_pending + n) * column->row_bytes;
-    if (wanted <= column->capacity)
-      continue;
-    column->capacity = MAX (wanted, 2 * column->capacity);
-    column->data = g_realloc (column->data, column->capacity);
+    gsize rows = MAX ((gsize) (writer->n_pending + n), part_rows + (gsize) n);
+    if ((gsize) (writer->n_pending + n) * column->row_bytes > column->capacity)
+      kd_cache_column_room (column, rows * column->row_bytes, (gsize) writer->n_pending * column->row_bytes);
   }
 }
 
@@ -157,72 +183,16 @@ kd_cache_writer_append (KdCacheWriter *writer, gint64 n, const gint64 *ids, cons
     const gchar *const *names, KdTensor *const *tensors, GError **error)
 {
   gsize row_bytes;
+  gint64 n_known = writer->n_committed + writer->n_flying;
 
   if (!writer->manifest->layout && !fix_layout (writer, n_fields, names, tensors, error))
     return FALSE;
   if (!check_batch (writer, n, n_fields, names, tensors, error))
     return FALSE;
   row_bytes = kd_cache_row_bytes (writer->manifest->layout);
-  if (writer->expected > writer->manifest->n_rows &&
-      !kd_h5_reserve (writer->path, -1, (guint64) (writer->expected - writer->manifest->n_rows) * row_bytes, error))
+  if (writer->expected > n_known && !kd_h5_reserve (writer->path, -1, (guint64) (writer->expected - n_known) * row_bytes, error))
     return FALSE;
   writer->expected = 0; /* asked once; each part asks for itself */
   add_rows (writer, n, ids, views, n_fields, names, tensors);
-  return (gsize) writer->n_pending * row_bytes < writer->part_bytes || kd_cache_writer_commit (writer, error);
-}
-
-static void
-forget_pending (KdCacheWriter *writer)
-{
-  writer->n_pending = 0;
-  g_clear_pointer (&writer->pending, g_hash_table_unref);
-}
-
-gboolean
-kd_cache_writer_commit (KdCacheWriter *writer, GError **error)
-{
-  KdCacheManifest *manifest = writer->manifest;
-  gboolean was_complete = manifest->complete;
-  KdCachePart *part;
-
-  if (writer->n_pending == 0)
-    return TRUE;
-  part = kd_cache_part_write (manifest, writer->folder, writer->next_number, writer->columns, writer->n_pending, error);
-  if (!part)
-    return FALSE;
-  kd_cache_manifest_add (manifest, part);
-  manifest->complete = FALSE;
-  if (!kd_cache_manifest_save (manifest, writer->path, error)) {
-    g_autofree gchar *path = kd_cache_part_path (writer->path, part);
-    unlink (path);
-    manifest->n_rows -= part->rows;
-    manifest->complete = was_complete;
-    g_ptr_array_set_size (manifest->parts, (gint) manifest->parts->len - 1);
-    return FALSE;
-  }
-  writer->next_number++;
-  if (part->stride > 0)
-    kd_cache_index_add_run (writer->index, part);
-  else
-    kd_cache_index_add_keys (writer->index, part->rows,
-        (gint64 *) writer->columns[kd_cache_field_index (manifest, "sample.id")].data,
-        (gint64 *) writer->columns[kd_cache_field_index (manifest, "sample.view")].data, part->first_row);
-  forget_pending (writer);
-  /* Seldom, for it grows with the parts: an unfinished cache opens in h5py too, perhaps with fewer rows. */
-  return (manifest->parts->len & (manifest->parts->len - 1)) != 0 || kd_cache_write_master (manifest, writer->path, error);
-}
-
-gboolean
-kd_cache_writer_stop (KdCacheWriter *writer, GError **error)
-{
-  return kd_cache_writer_commit (writer, error) && kd_cache_write_master (writer->manifest, writer->path, error);
-}
-
-gboolean
-kd_cache_writer_finish (KdCacheWriter *writer, GError **error)
-{
-  if (!kd_cache_writer_stop (writer, error))
-    return FALSE;
-  writer->manifest->complete = TRUE;
-  return kd_cache_manifest_save (writer->manifest, writer->path, error);
+  return (gsize) writer->n_pending * row_bytes < writer->part_bytes || kd_cache_writer_launch (writer, error);
 }

@@ -27,6 +27,7 @@ kd_cache_file_close (KdCacheFile *file)
   for (guint i = 0; file->checked && i < file->n_fields; i++)
     g_free (file->checked[i]);
   g_free (file->checked);
+  g_free (file->columns);
   g_clear_pointer (&file->sums, g_ptr_array_unref);
   g_clear_pointer (&file->reader, kd_h5_reader_close);
   g_free (file);
@@ -65,12 +66,14 @@ load_sums (KdCacheFile *file, const KdCacheManifest *manifest, const KdCachePart
   file->n_fields = kd_layout_n_fields (manifest->layout);
   file->sums = g_ptr_array_new_with_free_func ((GDestroyNotify) kd_tensor_unref);
   file->checked = g_new0 (guint8 *, file->n_fields);
+  file->columns = g_new0 (KdH5Column *, file->n_fields);
   for (guint i = 0; i < file->n_fields; i++) {
     const KdLayoutField *field = kd_layout_nth (manifest->layout, i);
     KdTensor *sums = kd_h5_reader_read_all (reader, field->name, error);
     if (!sums)
       return FALSE;
     g_ptr_array_add (file->sums, sums);
+    file->columns[i] = kd_h5_find_column (file->reader, field->name);
     if (sums->dtype != KD_INT64 || sums->rank != 1 || sums->dims[0] != n_blocks)
       return refuse (error, KD_ERROR_FORMAT, path, "dataset=\"%s/%s\", wanted=int64 [%" G_GINT64_FORMAT "]", KD_CACHE_CHECKSUMS,
           field->name, n_blocks);

@@ -2,7 +2,9 @@
  * answers a missing part with fill values and no error, which is why those are NaN and -1. */
 #include "kd-cache-private.h"
 
+#include <errno.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -63,7 +65,7 @@ write_field (hid_t file, const KdCacheManifest *manifest, const KdLayoutField *f
 }
 
 gboolean
-kd_cache_write_master (const KdCacheManifest *manifest, const gchar *path, GError **error)
+kd_cache_write_master (const KdCacheManifest *manifest, const gchar *path, gboolean sync, GError **error)
 {
   g_auto (KdH5Guard) guard = kd_h5_enter ();
   g_autofree gchar *temporary = NULL, *folder = kd_cache_folder (path), *folder_name = g_path_get_basename (folder);
@@ -83,5 +85,11 @@ kd_cache_write_master (const KdCacheManifest *manifest, const gchar *path, GErro
     g_set_error (error, KD_ERROR, KD_ERROR_IO, "Cannot write: path=\"%s\", reason=%s", path, reason);
     return FALSE;
   }
-  return kd_h5_publish (temporary, path, error);
+  if (sync)
+    return kd_h5_publish (temporary, path, error);
+  if (rename (temporary, path) == 0)
+    return TRUE;
+  g_set_error (error, KD_ERROR, KD_ERROR_IO, "Cannot write: path=\"%s\", reason=%s", path, g_strerror (errno));
+  unlink (temporary);
+  return FALSE;
 }

@@ -42,12 +42,13 @@ static void
 apply_order (KdCacheColumn *column, const Order *order, gint64 rows)
 {
   gsize bytes = column->row_bytes;
-  guint8 *sorted = g_malloc (column->capacity);
+  KdCacheColumn sorted = { NULL, bytes, 0 };
 
+  kd_cache_column_room (&sorted, column->capacity, 0);
   for (gint64 i = 0; i < rows; i++)
-    memcpy (sorted + (gsize) i * bytes, column->data + (gsize) order[i].place * bytes, bytes);
-  g_free (column->data);
-  column->data = sorted;
+    memcpy (sorted.data + (gsize) i * bytes, column->data + (gsize) order[i].place * bytes, bytes);
+  free (column->data);
+  *column = sorted;
 }
 
 /* Evenly spaced ids of one view: the rows of such a part are found by calculation. */
@@ -89,8 +90,9 @@ write_columns (hid_t file, KdCachePart *part, const KdCacheManifest *manifest, c
       kd_h5_set_attribute (file, "kd.created-by", manifest->created_by);
 }
 
-static gboolean
-write_file (KdCachePart *part, const KdCacheManifest *manifest, const gchar *path, const KdCacheColumn *columns, GError **error)
+gboolean
+kd_cache_part_store (const KdCacheManifest *manifest, KdCachePart *part, const gchar *path, const KdCacheColumn *columns,
+    GError **error)
 {
   g_auto (KdH5Guard) guard = kd_h5_enter ();
   g_autofree gchar *temporary = NULL, *reason = NULL;
@@ -115,13 +117,11 @@ write_file (KdCachePart *part, const KdCacheManifest *manifest, const gchar *pat
 }
 
 KdCachePart *
-kd_cache_part_write (const KdCacheManifest *manifest, const gchar *folder, guint number, KdCacheColumn *columns, gint64 rows,
-    GError **error)
+kd_cache_part_new (const KdCacheManifest *manifest, guint number, KdCacheColumn *columns, gint64 rows)
 {
   KdCacheColumn *ids = &columns[kd_cache_field_index (manifest, "sample.id")];
   KdCacheColumn *views = &columns[kd_cache_field_index (manifest, "sample.view")];
   g_autofree Order *order = find_order ((gint64 *) ids->data, (gint64 *) views->data, rows);
-  g_autofree gchar *path = NULL;
   KdCachePart *part = g_new0 (KdCachePart, 1);
 
   for (guint i = 0; order && i < kd_layout_n_fields (manifest->layout); i++)
@@ -129,9 +129,5 @@ kd_cache_part_write (const KdCacheManifest *manifest, const gchar *folder, guint
   part->file = g_strdup_printf ("%05u.h5", number);
   part->rows = rows;
   kd_cache_describe_keys (part, (gint64 *) ids->data, (gint64 *) views->data);
-  path = g_build_filename (folder, part->file, NULL);
-  if (write_file (part, manifest, path, columns, error))
-    return part;
-  kd_cache_part_free (part);
-  return NULL;
+  return part;
 }

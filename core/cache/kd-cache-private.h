@@ -86,6 +86,7 @@ gboolean kd_cache_index_duplicate (KdCacheIndex *index, gint64 *ret_id, gint64 *
 typedef struct {
   KdH5Reader *reader;
   GPtrArray *sums;      /* of KdTensor int64 [blocks], in the layout's order */
+  KdH5Column **columns; /* [fields], of the reader */
   guint8 **checked;     /* [fields][blocks] */
   guint n_fields;
   guint64 last_use;
@@ -106,28 +107,41 @@ typedef struct {
   guint8 *data;
   gsize row_bytes, capacity;
 } KdCacheColumn;
+typedef struct _KdCacheFlight KdCacheFlight;
 struct _KdCacheWriter {
   gchar *path, *folder;
   int lock; /* of the folder: one writer a cache */
   gsize part_bytes;
   KdCacheManifest *manifest;
   KdCacheIndex *index;
-  KdCacheColumn *columns;
+  KdCacheColumn *columns, *spare; /* being filled; of the part before */
   guint next_number;
   gint64 n_pending, expected;
+  gint64 n_committed, n_flying;
+  KdCacheFlight *flight; /* the part that a thread writes now; the manifest is its own as long as it does */
+  GThread *thread;
+  GError *broken; /* a part failed: nothing more is taken */
   gint64 last_id, last_view; /* of the pending rows, while they ascend */
   GHashTable *pending;       /* of keys, once they do not */
 };
+/* kd_cache_writer_launch: let a thread write the rows so far, once the part before is down. */
+gboolean kd_cache_writer_launch (KdCacheWriter *writer, GError **error);
+/* kd_cache_writer_land: wait for it. */
+gboolean kd_cache_writer_land (KdCacheWriter *writer, GError **error);
+/* kd_cache_column_room: so that @bytes fit; keeps the first @used. What is allocated is only taken when touched. */
+void kd_cache_column_room (KdCacheColumn *column, gsize bytes, gsize used);
 /* kd_cache_writer_make_columns: for the manifest's layout. */
 void kd_cache_writer_make_columns (KdCacheWriter *writer);
 /* kd_cache_field_index: of @name in the manifest's layout. */
 guint kd_cache_field_index (const KdCacheManifest *manifest, const gchar *name);
-/* kd_cache_part_write: (transfer full) the part that @rows rows make, on the disk under its final name. Sorts the columns. */
-KdCachePart *kd_cache_part_write (const KdCacheManifest *manifest, const gchar *folder, guint number, KdCacheColumn *columns,
-    gint64 rows, GError **error);
+/* kd_cache_part_new: (transfer full) the part that these rows make. Sorts the columns. */
+KdCachePart *kd_cache_part_new (const KdCacheManifest *manifest, guint number, KdCacheColumn *columns, gint64 rows);
+/* kd_cache_part_store: onto the disk, at @path, synced; sets the part's size and checksum. */
+gboolean kd_cache_part_store (const KdCacheManifest *manifest, KdCachePart *part, const gchar *path, const KdCacheColumn *columns,
+    GError **error);
 
-/* kd_cache_write_master: the file of virtual datasets over all parts. */
-gboolean kd_cache_write_master (const KdCacheManifest *manifest, const gchar *path, GError **error);
+/* kd_cache_write_master: the file of virtual datasets over all parts; @sync: it must outlive a power cut. */
+gboolean kd_cache_write_master (const KdCacheManifest *manifest, const gchar *path, gboolean sync, GError **error);
 
 /* kd_cache_describe_keys: ends, spacing and view of a part's sorted keys [part->rows]. */
 void kd_cache_describe_keys (KdCachePart *part, const gint64 *ids, const gint64 *views);

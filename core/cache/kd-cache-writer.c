@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <glib/gstdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -19,12 +20,21 @@ kd_cache_field_index (const KdCacheManifest *manifest, const gchar *name)
   return i;
 }
 
+static void
+free_columns (const KdCacheWriter *writer, KdCacheColumn *columns)
+{
+  for (guint i = 0; columns && i < kd_layout_n_fields (writer->manifest->layout); i++)
+    free (columns[i].data);
+  g_free (columns);
+}
+
 void
 kd_cache_writer_close (KdCacheWriter *writer)
 {
-  for (guint i = 0; writer->columns && i < kd_layout_n_fields (writer->manifest->layout); i++)
-    g_free (writer->columns[i].data);
-  g_free (writer->columns);
+  kd_cache_writer_land (writer, NULL);
+  free_columns (writer, writer->columns);
+  free_columns (writer, writer->spare);
+  g_clear_error (&writer->broken);
   g_clear_pointer (&writer->pending, g_hash_table_unref);
   g_clear_pointer (&writer->index, kd_cache_index_free);
   g_clear_pointer (&writer->manifest, kd_cache_manifest_free);
@@ -111,6 +121,7 @@ go_on (KdCacheWriter *writer, const KdCacheIdentity *identity, GError **error)
     return FALSE;
   g_clear_pointer (&writer->manifest, kd_cache_manifest_free);
   writer->manifest = manifest;
+  writer->n_committed = manifest->n_rows;
   if (identity && !kd_cache_check_identity (writer->path, have, identity, error))
     return FALSE;
   for (guint i = 0; i < manifest->parts->len; i++)
@@ -174,7 +185,7 @@ kd_cache_writer_open (const gchar *path, gboolean resume, const KdCacheIdentity 
 gint64
 kd_cache_writer_n_committed (KdCacheWriter *writer)
 {
-  return writer->manifest->n_rows;
+  return writer->n_committed;
 }
 
 void

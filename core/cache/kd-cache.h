@@ -27,15 +27,17 @@ typedef struct _KdCacheReader KdCacheReader;
  * Errors: KD_ERROR_IO (exists, not writable, no space), KD_ERROR_MISMATCH (resume with another identity, both given).
  */
 KD_API KdCacheWriter *kd_cache_writer_open (const gchar *path, gboolean resume, const KdCacheIdentity *identity, gsize part_bytes, GError **error);
-/** kd_cache_writer_has: whether the row is committed already. */
+/** kd_cache_writer_has: whether the row is committed already, or in the part that is being written. */
 KD_API gboolean kd_cache_writer_has (KdCacheWriter *writer, gint64 id, gint64 view);
+/** kd_cache_writer_n_committed: rows that outlive any crash from now on; the part that a thread writes counts once it is done. */
 KD_API gint64 kd_cache_writer_n_committed (KdCacheWriter *writer);
 /** kd_cache_writer_expect: how many rows will come, to refuse at once when the disk cannot hold them. */
 KD_API void kd_cache_writer_expect (KdCacheWriter *writer, gint64 n_rows);
-/** kd_cache_writer_append: @ids [n], @views [n] (NULL: all 0), @tensors with n rows each. Rows already there are skipped. */
+/** kd_cache_writer_append: @ids [n], @views [n] (NULL: all 0), @tensors with n rows each. Rows already there are skipped. Full parts are
+ * written by a thread while the next one fills (two parts of memory); what fails there is the error of a later call, and of all after it. */
 KD_API gboolean kd_cache_writer_append (KdCacheWriter *writer, gint64 n, const gint64 *ids, const gint64 *views, guint n_fields,
     const gchar *const *names, KdTensor *const *tensors, GError **error);
-/** kd_cache_writer_commit: write the rows so far as a part and enter it in the manifest. */
+/** kd_cache_writer_commit: write the rows so far as a part and enter it in the manifest; returns when that is done. */
 KD_API gboolean kd_cache_writer_commit (KdCacheWriter *writer, GError **error);
 /** kd_cache_writer_finish: commit, write the master file, mark complete. */
 KD_API gboolean kd_cache_writer_finish (KdCacheWriter *writer, GError **error);

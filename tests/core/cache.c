@@ -192,6 +192,7 @@ GST_START_TEST (test_resume)
   gint64 ids[500];
 
   ck_assert (append_range (writer, 0, 130, 1, &error));
+  ck_assert (kd_cache_writer_commit (writer, &error));
   committed = kd_cache_writer_n_committed (writer);
   ck_assert_int_ge (committed, 100);
   ck_assert (append_range (writer, 130, 5, 1, &error));
