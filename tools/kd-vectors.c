@@ -15,7 +15,7 @@ static const GOptionEntry entries[] = {
 };
 
 typedef struct {
-  guint n[4]; /* by verdict */
+  guint n[4];         /* by verdict */
   GPtrArray *missing; /* names of elements, once each */
 } Tally;
 

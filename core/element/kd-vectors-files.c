@@ -1,7 +1,37 @@
-/* Which case files there are, and under which other names elements are asked for. */
-#include "kd-vectors.h"
+/* What the cases are read from: folders, aliases, JSON values. */
+#include "kd-vectors-private.h"
 
 #include <string.h>
+
+gchar *
+kd_vector_json_text (JsonNode *node)
+{
+  GString *list;
+  JsonArray *array;
+
+  if (JSON_NODE_HOLDS_VALUE (node)) {
+    gchar number[G_ASCII_DTOSTR_BUF_SIZE];
+    switch (json_node_get_value_type (node)) {
+    case G_TYPE_BOOLEAN:
+      return g_strdup (json_node_get_boolean (node) ? "true" : "false");
+    case G_TYPE_INT64:
+      return g_strdup_printf ("%" G_GINT64_FORMAT, json_node_get_int (node));
+    case G_TYPE_DOUBLE:
+      return g_strdup (g_ascii_dtostr (number, sizeof number, json_node_get_double (node)));
+    default:
+      return g_strdup (json_node_get_string (node));
+    }
+  }
+  if (!JSON_NODE_HOLDS_ARRAY (node))
+    return NULL;
+  array = json_node_get_array (node);
+  list = g_string_new (NULL);
+  for (guint i = 0; i < json_array_get_length (array); i++) {
+    g_autofree gchar *item = kd_vector_json_text (json_array_get_element (array, i));
+    g_string_append_printf (list, "%s%s", i ? "," : "", item ? item : "");
+  }
+  return g_string_free (list, FALSE);
+}
 
 GHashTable *
 kd_vector_aliases_load (const gchar *path, GError **error)

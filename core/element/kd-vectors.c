@@ -1,9 +1,8 @@
-#include "kd-vectors.h"
+#include "kd-vectors-private.h"
 #include "kd-leaf.h"
 
 #include "../batch/kd-h5.h"
 
-#include <json-glib/json-glib.h>
 #include <math.h>
 #include <string.h>
 
@@ -63,37 +62,6 @@ conclude (Case *c, KdVectorVerdict verdict, const gchar *message)
     c->result->message = g_strdup (message);
 }
 
-/* A JSON value as kd_param_set_string reads it; lists become "1,2,3". NULL for objects. */
-static gchar *
-json_text (JsonNode *node)
-{
-  GString *list;
-  JsonArray *array;
-
-  if (JSON_NODE_HOLDS_VALUE (node)) {
-    gchar number[G_ASCII_DTOSTR_BUF_SIZE];
-    switch (json_node_get_value_type (node)) {
-    case G_TYPE_BOOLEAN:
-      return g_strdup (json_node_get_boolean (node) ? "true" : "false");
-    case G_TYPE_INT64:
-      return g_strdup_printf ("%" G_GINT64_FORMAT, json_node_get_int (node));
-    case G_TYPE_DOUBLE:
-      return g_strdup (g_ascii_dtostr (number, sizeof number, json_node_get_double (node)));
-    default:
-      return g_strdup (json_node_get_string (node));
-    }
-  }
-  if (!JSON_NODE_HOLDS_ARRAY (node))
-    return NULL;
-  array = json_node_get_array (node);
-  list = g_string_new (NULL);
-  for (guint i = 0; i < json_array_get_length (array); i++) {
-    g_autofree gchar *item = json_text (json_array_get_element (array, i));
-    g_string_append_printf (list, "%s%s", i ? "," : "", item ? item : "");
-  }
-  return g_string_free (list, FALSE);
-}
-
 static const KdParam *
 base_params (const gchar *kind)
 {
@@ -138,7 +106,7 @@ set_properties (Case *c, const gchar *json, const gchar *extra, GError **error)
   object = json_node_get_object (json_parser_get_root (parser));
   json_object_iter_init (&iter, object);
   while (json_object_iter_next (&iter, &name, &node)) {
-    g_autofree gchar *value = json_text (node);
+    g_autofree gchar *value = kd_vector_json_text (node);
     if (!set_property (c, name, value ? value : "", error))
       return FALSE;
   }

@@ -10,7 +10,10 @@ G_BEGIN_DECLS
  * @KD_VECTOR_MISSING: no registered element has the case's name
  * @KD_VECTOR_UNSUPPORTED: the element is there, but the case asks for a property, a value or a kind of element that this build lacks
  */
-typedef enum { KD_VECTOR_PASSED, KD_VECTOR_FAILED, KD_VECTOR_MISSING, KD_VECTOR_UNSUPPORTED } KdVectorVerdict;
+typedef enum { KD_VECTOR_PASSED,
+  KD_VECTOR_FAILED,
+  KD_VECTOR_MISSING,
+  KD_VECTOR_UNSUPPORTED } KdVectorVerdict;
 
 /**
  * KdVectorField: one expected field.

@@ -27,7 +27,8 @@ block_sums (const float *s, const float *t, int64_t n, float max_s, float max_t,
   }
   max_s = run->max_s = max_s > run->max_s ? max_s : run->max_s;
   max_t = run->max_t = max_t > run->max_t ? max_t : run->max_t;
-#pragma omp simd reduction(+ : z_s, z_t, cross)
+#pragma omp simd reduction(+ \
+                           : z_s, z_t, cross)
   for (int64_t i = 0; i < n; i++) {
     float d_s = (s[i] - max_s) * inv_t, d_t = (t[i] - max_t) * inv_t;
     float e_s = kd_expf (d_s), e_t = kd_expf (d_t);
@@ -67,7 +68,8 @@ block_small (const float *s, const float *t, int64_t n, const Running *run, floa
 {
   float max_s = run->max_s, max_t = run->max_t, a = (float) (1.0 / run->z_s), b = (float) (1.0 / run->z_t), sum = 0.0f;
 
-#pragma omp simd reduction(+ : sum)
+#pragma omp simd reduction(+ \
+                           : sum)
   for (int64_t i = 0; i < n; i++) {
     float d_s = s[i] - max_s, d_t = t[i] - max_t, q = a * kd_expf (d_s * inv_t), p = b * kd_expf (d_t * inv_t);
     float w = kind == KD_DIVERGENCE_REVERSE_KL ? q : p, other = kind == KD_DIVERGENCE_REVERSE_KL ? p : q;
@@ -210,7 +212,8 @@ row_exact (const KdDivergence *call, int64_t row)
         continue;
       }
       sum_a += a;
-      value += reverse ? a : p > 0.0 ? p * ((call->cross_entropy ? 0.0 : l_p) - l_q) : 0.0;
+      value += reverse ? a : p > 0.0 ? p * ((call->cross_entropy ? 0.0 : l_p) - l_q)
+                                     : 0.0;
     }
   return value;
 }
@@ -224,7 +227,7 @@ kd_divergence_rows (const KdDivergence *call)
   for (int64_t row = 0; row < call->n; row++) {
     double value = 0.0;
     if (call->coef[row] != 0.0) {
-      row_fast[level] (call, row, &value);
+      row_fast[level](call, row, &value);
       if (isnan (value))
         value = row_exact (call, row);
     }

@@ -19,16 +19,30 @@
 #define KD_PARALLEL_ELEMENTS (1 << 16)
 
 #if defined(__x86_64__)
-#define KD_KERNEL(name, parameters, arguments)                                                                         \
-  static void name##_v1 parameters { name##_body arguments; }                                                         \
-  __attribute__ ((target ("sse4.2,popcnt"))) static void name##_v2 parameters { name##_body arguments; }              \
-  __attribute__ ((target ("avx2,fma,f16c,bmi,bmi2,lzcnt,popcnt"))) static void name##_v3 parameters { name##_body arguments; } \
-  __attribute__ ((target ("avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,f16c,bmi,bmi2,lzcnt,popcnt,prefer-vector-width=512"))) \
-  static void name##_v4 parameters { name##_body arguments; }                                                         \
+#define KD_KERNEL(name, parameters, arguments)                                                                                                                          \
+  static void name##_v1 parameters                                                                                                                                      \
+  {                                                                                                                                                                     \
+    name##_body arguments;                                                                                                                                              \
+  }                                                                                                                                                                     \
+  __attribute__ ((target ("sse4.2,popcnt"))) static void name##_v2 parameters                                                                                           \
+  {                                                                                                                                                                     \
+    name##_body arguments;                                                                                                                                              \
+  }                                                                                                                                                                     \
+  __attribute__ ((target ("avx2,fma,f16c,bmi,bmi2,lzcnt,popcnt"))) static void name##_v3 parameters                                                                     \
+  {                                                                                                                                                                     \
+    name##_body arguments;                                                                                                                                              \
+  }                                                                                                                                                                     \
+  __attribute__ ((target ("avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,f16c,bmi,bmi2,lzcnt,popcnt,prefer-vector-width=512"))) static void name##_v4 parameters \
+  {                                                                                                                                                                     \
+    name##_body arguments;                                                                                                                                              \
+  }                                                                                                                                                                     \
   static void (*const name[5]) parameters = { name##_v1, name##_v1, name##_v2, name##_v3, name##_v4 };
 #else
-#define KD_KERNEL(name, parameters, arguments)                                                                         \
-  static void name##_v1 parameters { name##_body arguments; }                                                         \
+#define KD_KERNEL(name, parameters, arguments) \
+  static void name##_v1 parameters             \
+  {                                            \
+    name##_body arguments;                     \
+  }                                            \
   static void (*const name[5]) parameters = { name##_v1, name##_v1, name##_v1, name##_v1, name##_v1 };
 #endif
 
@@ -162,7 +176,9 @@ kd_block_max (const float *x, int64_t n, int *ret_fast)
   float max = -FLT_MAX;
   int bad = 0;
 
-#pragma omp simd reduction(max : max) reduction(| : bad)
+#pragma omp simd reduction(max                \
+                           : max) reduction(| \
+                                            : bad)
   for (int64_t i = 0; i < n; i++) {
     max = x[i] > max ? x[i] : max;
     bad |= !(fabsf (x[i]) <= KD_FAST_LIMIT);
@@ -184,7 +200,8 @@ kd_log_sum_small (const float *x, int64_t n, float max, float inv_t)
   for (int64_t at = 0; at < n; at += KD_BLOCK) {
     int64_t end = n - at < KD_BLOCK ? n : at + KD_BLOCK;
     float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
+#pragma omp simd reduction(+ \
+                           : sum)
     for (int64_t i = at; i < end; i++)
       sum += i == top ? 0.0f : kd_expf ((x[i] - max) * inv_t);
     rest += sum;

@@ -57,11 +57,11 @@ KD_KERNEL (vec_log, (int64_t n, const float *in, float *out), (n, in, out))
 void
 kd_vec_exp (int64_t n, const float *in, float *out)
 {
-  vec_exp[kd_cpu_level ()] (n, in, out);
+  vec_exp[kd_cpu_level ()](n, in, out);
 }
 
 void
 kd_vec_log (int64_t n, const float *in, float *out)
 {
-  vec_log[kd_cpu_level ()] (n, in, out);
+  vec_log[kd_cpu_level ()](n, in, out);
 }

@@ -8,7 +8,9 @@
 #endif
 
 /** KdReal: float types that kernels read as they are; the values are KdDtype's bits. */
-typedef enum { KD_REAL_F32 = 1 << 0, KD_REAL_F16 = 1 << 1, KD_REAL_BF16 = 1 << 2 } KdReal;
+typedef enum { KD_REAL_F32 = 1 << 0,
+  KD_REAL_F16 = 1 << 1,
+  KD_REAL_BF16 = 1 << 2 } KdReal;
 
 static inline size_t
 kd_real_size (KdReal type)

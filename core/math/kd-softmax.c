@@ -11,7 +11,8 @@ block_exp_sum (const float *x, int64_t n, float max, float inv_t)
 {
   float z = 0.0f;
 
-#pragma omp simd reduction(+ : z)
+#pragma omp simd reduction(+ \
+                           : z)
   for (int64_t i = 0; i < n; i++)
     z += kd_expf ((x[i] - max) * inv_t);
   return z;
@@ -80,7 +81,7 @@ row_exact (const KdSoftmax *call, int64_t row, Summary *ret)
   const void *x = kd_row_of (call->logits, call->type, row, call->size);
   double max = -INFINITY, z = 0.0;
 
-  *ret = (Summary){ NAN, NAN, 0 };
+  *ret = (Summary) { NAN, NAN, 0 };
   for (int64_t i = 0; i < call->size; i++) {
     double value = kd_load_value (x, call->type, i);
     if (isnan (value) || value == INFINITY)
@@ -110,7 +111,7 @@ kd_softmax_rows (const KdSoftmax *call)
     Summary summary = { NAN, NAN, 0 };
     if (call->coef && call->coef[row] == 0.0)
       continue;
-    row_fast[level] (call, row, &summary);
+    row_fast[level](call, row, &summary);
     if (isnan (summary.lse))
       row_exact (call, row, &summary);
     if (call->lse)

@@ -16,7 +16,8 @@ row_kind (const KdSquared *call, int64_t row, double *ret_value, KdReal type)
       int64_t n = call->size - at < KD_BLOCK ? call->size - at : KD_BLOCK;
       const float *s = student + at, *t = kd_load_block (teacher, type, at, n, buffer);
       double block = 0.0;
-#pragma omp simd reduction(+ : block)
+#pragma omp simd reduction(+ \
+                           : block)
       for (int64_t i = 0; i < n; i++) {
         double d = (double) s[i] - (double) t[i] - mean;
         block += pass ? d * d : d;
@@ -53,7 +54,7 @@ kd_squared_rows (const KdSquared *call)
   for (int64_t row = 0; row < call->n; row++) {
     double value = 0.0;
     if (call->coef[row] != 0.0)
-      row_fast[level] (call, row, &value);
+      row_fast[level](call, row, &value);
     call->value[row] = value;
   }
 }

@@ -27,7 +27,8 @@ block_sums (const float *x, const float *soft, int64_t n, int smooth, Running *r
 {
   float max = run->max, z = 0.0f, sum = 0.0f, target = 0.0f, cross = 0.0f;
 
-#pragma omp simd reduction(+ : z, sum, target, cross)
+#pragma omp simd reduction(+ \
+                           : z, sum, target, cross)
   for (int64_t i = 0; i < n; i++) {
     float d = x[i] - max;
     z += kd_expf (d);
@@ -154,7 +155,7 @@ kd_xent_rows (const KdXent *call)
   for (int64_t row = 0; row < call->n; row++) {
     double value = 0.0;
     if (call->coef[row] != 0.0) {
-      row_fast[level] (call, row, &value);
+      row_fast[level](call, row, &value);
       if (isnan (value))
         value = row_exact (call, row);
     }

@@ -29,8 +29,10 @@
  */
 #include <kd/kd.h>
 
-enum { DRAW_EXACT, DRAW_WITH_REPLACEMENT };
-enum { SOURCE_RANDOM, SOURCE_GIVEN };
+enum { DRAW_EXACT,
+  DRAW_WITH_REPLACEMENT };
+enum { SOURCE_RANDOM,
+  SOURCE_GIVEN };
 
 typedef struct {
   gint64 classes;
@@ -61,7 +63,15 @@ static const KdParam kd_mixup_params[] = {
   KD_PARAM_END
 };
 
-enum { INPUT, LABEL, SOFT, LAMBDA, PERM1, PERM2, ID, TEACHER, WEIGHT };
+enum { INPUT,
+  LABEL,
+  SOFT,
+  LAMBDA,
+  PERM1,
+  PERM2,
+  ID,
+  TEACHER,
+  WEIGHT };
 static const KdFieldSpec kd_mixup_fields[] = {
   [INPUT] = { "input", KD_FLOAT32 | KD_UINT8, "N ...", KD_FIELD_UNIT },
   [LABEL] = { "label", KD_INT64, "N", KD_FIELD_OPTIONAL },
@@ -75,7 +85,15 @@ static const KdFieldSpec kd_mixup_fields[] = {
   KD_FIELD_END
 };
 
-enum { OUT_INPUT, OUT_SOFT, OUT_LABEL, OUT_LAMBDA, OUT_PERM1, OUT_PERM2, OUT_ID, OUT_ID1, OUT_ID2 };
+enum { OUT_INPUT,
+  OUT_SOFT,
+  OUT_LABEL,
+  OUT_LAMBDA,
+  OUT_PERM1,
+  OUT_PERM2,
+  OUT_ID,
+  OUT_ID1,
+  OUT_ID2 };
 static const KdFieldSpec kd_mixup_outputs[] = {
   [OUT_INPUT] = { "input", KD_FLOAT32, "N ..." },
   [OUT_SOFT] = { "label.soft", KD_FLOAT32, "N {classes}" },
@@ -102,8 +120,7 @@ kd_mixup_check (gconstpointer params, GError **error)
 
   if (p->classes >= 2)
     return TRUE;
-  g_set_error (error, KD_ERROR, KD_ERROR_RANGE, "Property not set: element=kdmixup, property=classes, value=%" G_GINT64_FORMAT
-      ", wanted=2 or more; set it to the number of classes", p->classes);
+  g_set_error (error, KD_ERROR, KD_ERROR_RANGE, "Property not set: element=kdmixup, property=classes, value=%" G_GINT64_FORMAT ", wanted=2 or more; set it to the number of classes", p->classes);
   return FALSE;
 }
 
@@ -128,7 +145,7 @@ random_order (KdRandom *streams, Place *places, gint64 n, gint64 *ret_order)
 {
   for (gint64 i = 0; i < n; i++) {
     guint64 high = kd_random_u32 (&streams[i]);
-    places[i] = (Place){ high << 32 | kd_random_u32 (&streams[i]), i };
+    places[i] = (Place) { high << 32 | kd_random_u32 (&streams[i]), i };
   }
   qsort (places, (gsize) n, sizeof *places, compare_places);
   for (gint64 i = 0; i < n; i++)
@@ -174,13 +191,11 @@ read_plan (const KdCall *call, Plan *plan, GError **error)
     plan->perm1[i] = ((const gint64 *) call->in[PERM1]->data)[i];
     plan->perm2[i] = ((const gint64 *) call->in[PERM2]->data)[i];
     if (!(plan->lambda[i] >= 0 && plan->lambda[i] <= 1)) {
-      g_set_error (error, KD_ERROR, KD_ERROR_VALUE, "Value not allowed: element=kdmixup, field=mixup.lambda, row=%" G_GINT64_FORMAT
-          ", value=%g, wanted=[0,1]", i, plan->lambda[i]);
+      g_set_error (error, KD_ERROR, KD_ERROR_VALUE, "Value not allowed: element=kdmixup, field=mixup.lambda, row=%" G_GINT64_FORMAT ", value=%g, wanted=[0,1]", i, plan->lambda[i]);
       return FALSE;
     }
     if (plan->perm1[i] < 0 || plan->perm1[i] >= n || plan->perm2[i] < 0 || plan->perm2[i] >= n) {
-      g_set_error (error, KD_ERROR, KD_ERROR_RANGE, "Row out of range: element=kdmixup, row=%" G_GINT64_FORMAT ", mixup.perm1=%"
-          G_GINT64_FORMAT ", mixup.perm2=%" G_GINT64_FORMAT ", samples=%" G_GINT64_FORMAT, i, plan->perm1[i], plan->perm2[i], n);
+      g_set_error (error, KD_ERROR, KD_ERROR_RANGE, "Row out of range: element=kdmixup, row=%" G_GINT64_FORMAT ", mixup.perm1=%" G_GINT64_FORMAT ", mixup.perm2=%" G_GINT64_FORMAT ", samples=%" G_GINT64_FORMAT, i, plan->perm1[i], plan->perm2[i], n);
       return FALSE;
     }
   }
@@ -210,7 +225,8 @@ check_fields (const KdCall *call, GError **error)
 {
   const KdMixupParams *p = call->params;
   const gint64 *label = call->in[LABEL] ? call->in[LABEL]->data : NULL;
-  gint late = call->in[TEACHER] ? TEACHER : call->in[WEIGHT] ? WEIGHT : -1;
+  gint late = call->in[TEACHER] ? TEACHER : call->in[WEIGHT] ? WEIGHT
+                                                             : -1;
 
   if (late >= 0) {
     g_set_error (error, KD_ERROR, KD_ERROR_FIELD,
@@ -225,8 +241,7 @@ check_fields (const KdCall *call, GError **error)
   }
   for (gint64 i = 0; !call->in[SOFT] && i < call->n_samples; i++)
     if (label[i] < 0 || label[i] >= p->classes) {
-      g_set_error (error, KD_ERROR, KD_ERROR_RANGE, "Label out of range: element=kdmixup, row=%" G_GINT64_FORMAT ", label=%"
-          G_GINT64_FORMAT ", classes=%" G_GINT64_FORMAT, i, label[i], p->classes);
+      g_set_error (error, KD_ERROR, KD_ERROR_RANGE, "Label out of range: element=kdmixup, row=%" G_GINT64_FORMAT ", label=%" G_GINT64_FORMAT ", classes=%" G_GINT64_FORMAT, i, label[i], p->classes);
       return FALSE;
     }
   return TRUE;

@@ -37,7 +37,11 @@ static const KdParam kd_metrics_params[] = {
   KD_PARAM_END
 };
 
-enum { STUDENT, TEACHER, LABEL, MASK, LOSS };
+enum { STUDENT,
+  TEACHER,
+  LABEL,
+  MASK,
+  LOSS };
 static const KdFieldSpec kd_metrics_fields[] = {
   [STUDENT] = { "student.logits", KD_FLOAT32, "* C", KD_FIELD_PEEK },
   [TEACHER] = { "teacher.logits", KD_FLOAT32 | KD_FLOAT16 | KD_BFLOAT16, "* C", KD_FIELD_OPTIONAL | KD_FIELD_PEEK },
@@ -76,8 +80,7 @@ count_rows (const KdCall *call, gint64 n, gdouble *counted, GError **error)
     if (label[i] == p->ignore_index) {
       counted[i] = 0;
     } else if (label[i] < 0 || label[i] >= n_classes) {
-      g_set_error (error, KD_ERROR, KD_ERROR_RANGE, "Label out of range: element=kdmetrics, field=label, row=%" G_GINT64_FORMAT ", label=%"
-          G_GINT64_FORMAT ", classes=%" G_GINT64_FORMAT "; mark rows to leave out with %" G_GINT64_FORMAT, i, label[i], n_classes,
+      g_set_error (error, KD_ERROR, KD_ERROR_RANGE, "Label out of range: element=kdmetrics, field=label, row=%" G_GINT64_FORMAT ", label=%" G_GINT64_FORMAT ", classes=%" G_GINT64_FORMAT "; mark rows to leave out with %" G_GINT64_FORMAT, i, label[i], n_classes,
           p->ignore_index);
       return FALSE;
     }
@@ -125,11 +128,9 @@ kd_metrics_evaluate (const KdCall *call, KdOutputs *ret, GError **error)
 
   if (!count_rows (call, n, counted, error))
     return FALSE;
-  kd_softmax_rows (&(KdSoftmax){ .n = n, .size = size, .logits = call->in[STUDENT]->data, .type = KD_REAL_F32, .coef = counted,
-      .temperature = 1.0, .lse = lse, .max = max, .argmax = best });
+  kd_softmax_rows (&(KdSoftmax) { .n = n, .size = size, .logits = call->in[STUDENT]->data, .type = KD_REAL_F32, .coef = counted, .temperature = 1.0, .lse = lse, .max = max, .argmax = best });
   if (teacher_best)
-    kd_softmax_rows (&(KdSoftmax){ .n = n, .size = size, .logits = call->in[TEACHER]->data, .type = (KdReal) call->in[TEACHER]->dtype,
-        .coef = counted, .temperature = 1.0, .argmax = teacher_best });
+    kd_softmax_rows (&(KdSoftmax) { .n = n, .size = size, .logits = call->in[TEACHER]->data, .type = (KdReal) call->in[TEACHER]->dtype, .coef = counted, .temperature = 1.0, .argmax = teacher_best });
   for (gint64 i = 0; i < n; i++) {
     if (counted[i] == 0)
       continue;
@@ -186,7 +187,7 @@ kd_metrics_finish (const KdCall *call)
   structure = gst_structure_new_empty ("kd-metrics");
   report_sums (structure, "", &state->sums[0]);
   report_sums (structure, "validation-", &state->sums[1]);
-  *state = (KdMetricsState){ { { 0 } } };
+  *state = (KdMetricsState) { { { 0 } } };
   return structure;
 }
 

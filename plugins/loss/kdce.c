@@ -32,7 +32,9 @@ static const KdParam kd_ce_params[] = {
   KD_PARAM_END
 };
 
-enum { LOGITS, LABEL, SOFT };
+enum { LOGITS,
+  LABEL,
+  SOFT };
 static const KdFieldSpec kd_ce_fields[] = {
   [LOGITS] = { "student.logits", KD_FLOAT32, "* C", KD_FIELD_GRAD },
   [LABEL] = { "label", KD_INT64, "*", KD_FIELD_OPTIONAL | KD_FIELD_LABEL },
@@ -69,7 +71,7 @@ kd_ce_evaluate (const KdCall *call, KdLossResult *ret, GError **error)
 
   if (!check_targets (call, error))
     return FALSE;
-  kd_xent_rows (&(KdXent){
+  kd_xent_rows (&(KdXent) {
       .n = rows->n,
       .size = kd_call_size (call, 'C'),
       .logits = call->in[LOGITS]->data,

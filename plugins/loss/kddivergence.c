@@ -29,8 +29,10 @@
  */
 #include <kd/kd.h>
 
-enum { SCALE_NONE, SCALE_T2 };
-enum { INF_SKIP, INF_REJECT };
+enum { SCALE_NONE,
+  SCALE_T2 };
+enum { INF_SKIP,
+  INF_REJECT };
 
 typedef struct {
   gint divergence;
@@ -65,7 +67,9 @@ static const KdParam kd_divergence_params[] = {
   KD_PARAM_END
 };
 
-enum { STUDENT, TEACHER, LABEL };
+enum { STUDENT,
+  TEACHER,
+  LABEL };
 static const KdFieldSpec kd_divergence_fields[] = {
   [STUDENT] = { "student.logits", KD_FLOAT32, "* V", KD_FIELD_GRAD },
   [TEACHER] = { "teacher.logits", KD_FLOAT32 | KD_FLOAT16 | KD_BFLOAT16, "* V" },
@@ -81,7 +85,7 @@ kd_divergence_evaluate (const KdCall *call, KdLossResult *ret, GError **error)
   g_autofree gdouble *value = g_new (gdouble, rows->n);
   gdouble scale = p->temperature_scale == SCALE_T2 ? p->temperature * p->temperature : 1.0;
 
-  kd_divergence_rows (&(KdDivergence){
+  kd_divergence_rows (&(KdDivergence) {
       .kind = (KdDivergenceKind) p->divergence,
       .n = rows->n,
       .size = kd_call_size (call, 'V'),

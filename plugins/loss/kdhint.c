@@ -31,7 +31,8 @@ static const KdParam kd_hint_params[] = {
   KD_PARAM_END
 };
 
-enum { STUDENT, TEACHER };
+enum { STUDENT,
+  TEACHER };
 static const KdFieldSpec kd_hint_fields[] = {
   [STUDENT] = { "student.features.{student_field}", KD_FLOAT32, "* D", KD_FIELD_GRAD },
   [TEACHER] = { "teacher.features.{teacher_field}", KD_FLOAT32 | KD_FLOAT16 | KD_BFLOAT16, "* D", KD_FIELD_FINITE },
@@ -46,7 +47,7 @@ kd_hint_evaluate (const KdCall *call, KdLossResult *ret, GError **error)
   gdouble scale = 1.0 / (gdouble) MAX (size, 1);
   g_autofree gdouble *value = g_new (gdouble, rows->n);
 
-  kd_squared_rows (&(KdSquared){
+  kd_squared_rows (&(KdSquared) {
       .n = rows->n,
       .size = size,
       .student = call->in[STUDENT]->data,

@@ -40,7 +40,10 @@ static const KdParam kd_hinton_params[] = {
   KD_PARAM_END
 };
 
-enum { STUDENT, TEACHER, LABEL, SOFT };
+enum { STUDENT,
+  TEACHER,
+  LABEL,
+  SOFT };
 static const KdFieldSpec kd_hinton_fields[] = {
   [STUDENT] = { "student.logits", KD_FLOAT32, "* C", KD_FIELD_GRAD },
   [TEACHER] = { "teacher.logits", KD_FLOAT32 | KD_FLOAT16 | KD_BFLOAT16, "* C" },
@@ -49,7 +52,8 @@ static const KdFieldSpec kd_hinton_fields[] = {
   KD_FIELD_END
 };
 
-enum { TERM_CE, TERM_KD };
+enum { TERM_CE,
+  TERM_KD };
 static const gchar *const kd_hinton_terms[] = { [TERM_CE] = "ce", [TERM_KD] = "kd", NULL };
 
 static gboolean
@@ -64,16 +68,16 @@ add_labels (const KdCall *call, KdLossResult *ret, gdouble *value, GError **erro
     return TRUE;
   if (!label && !soft) {
     g_set_error (error, KD_ERROR, KD_ERROR_FIELD, "Field missing: element=kdhinton, field=label or label.soft, ce-weight=%g; put a source "
-        "with labels before it or set ce-weight=0", p->ce_weight);
+                                                  "with labels before it or set ce-weight=0",
+        p->ce_weight);
     return FALSE;
   }
   bad = soft ? kd_xent_find_bad_soft (rows->n, size, soft->data, rows->coef) : -1;
   if (bad >= 0) {
-    g_set_error (error, KD_ERROR, KD_ERROR_VALUE, "No distribution: element=kdhinton, field=label.soft, row=%" G_GINT64_FORMAT
-        ", wanted=entries from 0 with sum 1 within 0.001", bad);
+    g_set_error (error, KD_ERROR, KD_ERROR_VALUE, "No distribution: element=kdhinton, field=label.soft, row=%" G_GINT64_FORMAT ", wanted=entries from 0 with sum 1 within 0.001", bad);
     return FALSE;
   }
-  kd_xent_rows (&(KdXent){
+  kd_xent_rows (&(KdXent) {
       .n = rows->n,
       .size = size,
       .logits = call->in[STUDENT]->data,
@@ -96,7 +100,7 @@ add_teacher (const KdCall *call, const gfloat *student, const void *teacher, KdR
   const KdRows *rows = kd_call_rows (call);
   gdouble t2 = p->temperature * p->temperature;
 
-  kd_divergence_rows (&(KdDivergence){
+  kd_divergence_rows (&(KdDivergence) {
       .kind = KD_DIVERGENCE_FORWARD_KL,
       .n = rows->n,
       .size = kd_call_size (call, 'C'),

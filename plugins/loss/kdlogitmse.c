@@ -21,7 +21,8 @@
  */
 #include <kd/kd.h>
 
-enum { REDUCTION_ELEMENT, REDUCTION_BATCH };
+enum { REDUCTION_ELEMENT,
+  REDUCTION_BATCH };
 
 typedef struct {
   gint reduction;
@@ -40,7 +41,8 @@ static const KdParam kd_logit_mse_params[] = {
   KD_PARAM_END
 };
 
-enum { STUDENT, TEACHER };
+enum { STUDENT,
+  TEACHER };
 static const KdFieldSpec kd_logit_mse_fields[] = {
   [STUDENT] = { "student.logits", KD_FLOAT32, "* C", KD_FIELD_GRAD },
   [TEACHER] = { "teacher.logits", KD_FLOAT32 | KD_FLOAT16 | KD_BFLOAT16, "* C" },
@@ -56,7 +58,7 @@ kd_logit_mse_evaluate (const KdCall *call, KdLossResult *ret, GError **error)
   gdouble scale = p->reduction == REDUCTION_ELEMENT ? 1.0 / (gdouble) MAX (size, 1) : 1.0;
   g_autofree gdouble *value = g_new (gdouble, rows->n);
 
-  kd_squared_rows (&(KdSquared){
+  kd_squared_rows (&(KdSquared) {
       .n = rows->n,
       .size = size,
       .student = call->in[STUDENT]->data,

@@ -20,7 +20,9 @@
 #include <kd/kd.h>
 #include <math.h>
 
-enum { KEEP_ABOVE, KEEP_BELOW, KEEP_WEIGHTED };
+enum { KEEP_ABOVE,
+  KEEP_BELOW,
+  KEEP_WEIGHTED };
 
 typedef struct {
   gdouble threshold, temperature;
@@ -52,7 +54,7 @@ kd_confidence_evaluate (const KdCall *call, gfloat *weight, GError **error)
   const KdConfidenceParams *p = call->params;
   g_autofree gdouble *confidence = g_new (gdouble, call->n_samples);
 
-  kd_softmax_rows (&(KdSoftmax){
+  kd_softmax_rows (&(KdSoftmax) {
       .n = call->n_samples,
       .size = kd_call_size (call, 'C'),
       .logits = call->in[0]->data,
@@ -62,8 +64,7 @@ kd_confidence_evaluate (const KdCall *call, gfloat *weight, GError **error)
   });
   for (gint64 n = 0; n < call->n_samples; n++) {
     if (isnan (confidence[n])) {
-      g_set_error (error, KD_ERROR, KD_ERROR_VALUE, "Logits not finite: element=kdconfidence, field=teacher.logits, sample.id=%"
-          G_GINT64_FORMAT "; repair the teacher or leave the sample out", call->sample_id ? call->sample_id[n] : n);
+      g_set_error (error, KD_ERROR, KD_ERROR_VALUE, "Logits not finite: element=kdconfidence, field=teacher.logits, sample.id=%" G_GINT64_FORMAT "; repair the teacher or leave the sample out", call->sample_id ? call->sample_id[n] : n);
       return FALSE;
     }
     if (p->keep == KEEP_WEIGHTED)

@@ -32,7 +32,7 @@ table_init (Table *t, gint64 n, gint64 size, gdouble width)
   gsize m = (gsize) (n * size);
   KdRandom random;
 
-  *t = (Table){ n, size, g_new (gfloat, m), g_new (gfloat, m), g_new0 (gfloat, m), g_new (gfloat, m), g_new (guint16, m), g_new (guint16, m),
+  *t = (Table) { n, size, g_new (gfloat, m), g_new (gfloat, m), g_new0 (gfloat, m), g_new (gfloat, m), g_new (guint16, m), g_new (guint16, m),
     g_new (gdouble, n), g_new (gdouble, n), g_new (gint64, n) };
   kd_random_init (&random, (guint64) size, 1, 0, (guint64) n);
   for (gint64 r = 0; r < n; r++) {

@@ -7,7 +7,7 @@ GST_START_TEST (test_half_values)
   for (guint bits = 0; bits < 65536; bits++) {
     guint16 half = (guint16) bits;
     gdouble got = 0, want = kd_half_to_float (half);
-    kd_softmax_rows (&(KdSoftmax){ .n = 1, .size = 1, .logits = &half, .type = KD_REAL_F16, .temperature = 1, .lse = &got });
+    kd_softmax_rows (&(KdSoftmax) { .n = 1, .size = 1, .logits = &half, .type = KD_REAL_F16, .temperature = 1, .lse = &got });
     if (isfinite (want))
       ck_assert_msg (got == want, "half %04x is %g, not %g", bits, got, want);
     else
@@ -23,8 +23,7 @@ GST_START_TEST (test_squared)
       g_auto (Table) t = { 0 };
       g_autofree gdouble *grad = g_new (gdouble, sizes[i]);
       table_init (&t, 3, sizes[i], 3);
-      kd_squared_rows (&(KdSquared){ .n = t.n, .size = t.size, .student = t.s, .teacher = t.half, .teacher_type = KD_REAL_F16,
-          .center = center, .coef = t.coef, .scale = 2, .grad = t.grad, .value = t.value });
+      kd_squared_rows (&(KdSquared) { .n = t.n, .size = t.size, .student = t.s, .teacher = t.half, .teacher_type = KD_REAL_F16, .center = center, .coef = t.coef, .scale = 2, .grad = t.grad, .value = t.value });
       for (gint64 r = 0; r < t.n; r++) {
         gdouble mean = 0, value = 0;
         if (t.coef[r] == 0)
@@ -51,8 +50,7 @@ GST_START_TEST (test_softmax)
       gdouble got[3] = { 0 }, max[3];
       gint64 best[3];
       table_init (&t, 3, sizes[i], 5);
-      kd_softmax_rows (&(KdSoftmax){ .n = 3, .size = t.size, .logits = t.s, .type = KD_REAL_F32, .coef = t.coef, .temperature = 2,
-          .probability = t.grad, .lse = got, .max = max, .argmax = best, .level = level });
+      kd_softmax_rows (&(KdSoftmax) { .n = 3, .size = t.size, .logits = t.s, .type = KD_REAL_F32, .coef = t.coef, .temperature = 2, .probability = t.grad, .lse = got, .max = max, .argmax = best, .level = level });
       for (gint64 r = 0; r < 3; r += 2) {
         const gfloat *s = t.s + r * t.size;
         gdouble want = lse (s, t.size, 2);
@@ -73,8 +71,7 @@ GST_START_TEST (test_softmax_extremes)
   gdouble got[3], max[3];
   gint64 best[3];
 
-  kd_softmax_rows (&(KdSoftmax){ .n = 3, .size = 3, .logits = rows, .type = KD_REAL_F32, .temperature = 1, .lse = got, .max = max,
-      .argmax = best });
+  kd_softmax_rows (&(KdSoftmax) { .n = 3, .size = 3, .logits = rows, .type = KD_REAL_F32, .temperature = 1, .lse = got, .max = max, .argmax = best });
   kd_assert_close (got[0], 2 + log (2), 1e-12);
   kd_assert_close (max[0], 0.5, 1e-12);
   ck_assert_int_eq (best[0], 1); /* the lowest of equals */

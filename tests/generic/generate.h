@@ -13,13 +13,38 @@ typedef struct {
   gboolean weights;            /* losses: mask, token.weight and sample.weight too, NaN in what the mask hides */
 } Shape;
 
+/* "key=value", one property more than the defaults, for all leaves opened from here on; or NULL. */
+static const gchar *variant;
+
 static inline const gchar *
 leaf_extra (const gchar *element)
 {
+  if (variant)
+    return variant;
   for (guint i = 0; i < G_N_ELEMENTS (extra_properties); i++)
     if (g_str_equal (extra_properties[i][0], element))
       return extra_properties[i][1];
   return "";
+}
+
+/* The other values of enumerations and booleans, one at a time; the first is NULL, the defaults. */
+static inline GPtrArray *
+list_variants (const gchar *element)
+{
+  GPtrArray *variants = g_ptr_array_new_with_free_func (g_free);
+  g_auto (Leaf) leaf = { 0 };
+
+  variant = NULL;
+  leaf_open (&leaf, element, leaf_extra (element), 1);
+  g_ptr_array_add (variants, NULL);
+  for (const KdParam *param = leaf.desc->params; param && param->type != KD_PARAM_TYPE_END; param++) {
+    if (param->type == KD_PARAM_TYPE_BOOL)
+      g_ptr_array_add (variants, g_strdup_printf ("%s %s=%s", leaf_extra (element), param->member, param->idef ? "false" : "true"));
+    for (const KdEnumValue *value = param->values; param->type == KD_PARAM_TYPE_ENUM && value->nick; value++)
+      if (value->value != param->idef)
+        g_ptr_array_add (variants, g_strdup_printf ("%s %s=%s", leaf_extra (element), param->member, value->nick));
+  }
+  return variants;
 }
 
 static inline gboolean
@@ -54,7 +79,7 @@ list_elements (gboolean leaves)
 static inline void
 shape_init (Shape *shape, guint64 seed)
 {
-  *shape = (Shape){ 0 };
+  *shape = (Shape) { 0 };
   kd_random_init (&shape->random, seed, 77, 0, 0);
   shape->n = 1 + (gint64) kd_random_below (&shape->random, 5);
   shape->n_leading = (guint) kd_random_below (&shape->random, 2);

@@ -108,8 +108,7 @@ check_fields (const gchar *element, guint64 seed)
     if (!tensor)
       continue;
     generate_accepted (&type, element, seed);
-    kd_batch_set (type.batch, name, spec->dtype & KD_UTF8 ? kd_tensor_new_zero (KD_FLOAT32, tensor->rank, tensor->dims)
-                                                          : kd_tensor_new_utf8 (1, offsets, ""));
+    kd_batch_set (type.batch, name, spec->dtype & KD_UTF8 ? kd_tensor_new_zero (KD_FLOAT32, tensor->rank, tensor->dims) : kd_tensor_new_utf8 (1, offsets, ""));
     expect_refusal (&type, element, name, KD_ERROR_DTYPE, "another type");
     generate_accepted (&shape, element, seed);
     memcpy (dims, tensor->dims, sizeof tensor->dims);

@@ -23,6 +23,17 @@ GST_START_TEST (test_value)
 }
 GST_END_TEST
 
+GST_START_TEST (test_temperature)
+{
+  g_auto (Leaf) leaf = { 0 };
+
+  one_row (&leaf, "temperature=2 ce-weight=0 kd-weight=1"); /* softmax (0, ln 3 / 2) = (1, sqrt 3) / (1 + sqrt 3) */
+  leaf_run_ok (&leaf);
+  leaf_expect (&leaf, "loss", 0, 4 * (-log (2) + log (1 + sqrt (3)) - 0.25 * log (3)));
+  leaf_expect (&leaf, "grad.student.logits", 0, 2 * (1 / (1 + sqrt (3)) - 0.5));
+}
+GST_END_TEST
+
 GST_START_TEST (test_no_teacher_is_cross_entropy)
 {
   g_auto (Leaf) leaf = { 0 }, ce = { 0 };
@@ -66,7 +77,7 @@ GST_START_TEST (test_refusals)
 
   one_row (&leaf, "");
   leaf_refuses (&leaf, KD_ERROR_FIELD, "Field missing: element=kdhinton, field=label or label.soft, ce-weight=0.1; put a source with labels "
-      "before it or set ce-weight=0");
+                                       "before it or set ce-weight=0");
   leaf_put (&leaf, "label.soft", KD_FLOAT32, 1, 2, -0.5, 1.5);
   leaf_refuses (&leaf, KD_ERROR_VALUE, "field=label.soft, row=0");
   leaf_put (&leaf, "label.soft", KD_FLOAT32, 1, 2, 0.5, 0.5);
@@ -78,4 +89,4 @@ GST_START_TEST (test_refusals)
 }
 GST_END_TEST
 
-KD_TESTS (kdhinton, test_value, test_no_teacher_is_cross_entropy, test_standardize, test_refusals)
+KD_TESTS (kdhinton, test_value, test_temperature, test_no_teacher_is_cross_entropy, test_standardize, test_refusals)
