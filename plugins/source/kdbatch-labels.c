@@ -46,7 +46,8 @@ read_lines (const gchar *path, GError **error)
   list->n = (gint64) g_strv_length (list->names);
   for (gint64 i = 0; i < list->n; i++)
     if (!*g_strstrip (list->names[i])) {
-      g_set_error (error, KD_ERROR, KD_ERROR_FORMAT, "Empty line in list: path=\"%s\", line=%" G_GINT64_FORMAT "; every sample needs a line", path, i + 1);
+      g_set_error (error, KD_ERROR, KD_ERROR_FORMAT, "Empty line in list: path=\"%s\", line=%" G_GINT64_FORMAT "; every sample needs a line", path,
+          i + 1);
       return NULL;
     }
   list->label = g_new0 (gint64, MAX (list->n, 1));
@@ -113,7 +114,8 @@ kd_label_list_read (const gchar *path, GError **error)
     i++;
   if (i > 0 && i < list->n) {
     g_set_error (error, KD_ERROR, KD_ERROR_VALUE,
-        "Numbers and names in one list: path=\"%s\", line=%" G_GINT64_FORMAT ", value=\"%.40s\"; the lines before it are whole numbers from 0", path, i + 1,
+        "Numbers and names in one list: path=\"%s\", line=%" G_GINT64_FORMAT ", value=\"%.40s\"; the lines before it are whole numbers from 0",
+        path, i + 1,
         list->names[i]);
     return NULL;
   }
@@ -145,7 +147,8 @@ kd_label_list_read_paths (const gchar *path, KdLabelFrom from, GError **error)
   for (gint64 i = 0; list && i < list->n; i++) {
     gchar *class = class_of (list->names[i], from);
     if (!class) {
-      g_set_error (error, KD_ERROR, KD_ERROR_VALUE, "No class in path: list=\"%s\", line=%" G_GINT64_FORMAT ", path=\"%.200s\", wanted=%s", path, i + 1,
+      g_set_error (error, KD_ERROR, KD_ERROR_VALUE, "No class in path: list=\"%s\", line=%" G_GINT64_FORMAT ", path=\"%.200s\", wanted=%s", path,
+          i + 1,
           list->names[i], from == KD_LABEL_FROM_PREFIX ? "CLASS_NAME (label-from=prefix)" : "CLASS/NAME (label-from=folder)");
       return NULL;
     }

@@ -68,7 +68,8 @@ end_row (Kdbatch *self, gint64 id, gint64 length, GstFlowReturn *ret_flow, GErro
   self->n_seen = id + 1;
   self->n_clip = 0;
   if (self->list && id >= self->list->n) {
-    g_set_error (error, KD_ERROR, KD_ERROR_MISMATCH, "More samples than lines: element=%s, list=\"%s\", lines=%" G_GINT64_FORMAT ", sample=%" G_GINT64_FORMAT "; every sample needs a line",
+    g_set_error (error, KD_ERROR, KD_ERROR_MISMATCH, "More samples than lines: element=%s, list=\"%s\", lines=%" G_GINT64_FORMAT ", "
+                                                     "sample=%" G_GINT64_FORMAT "; every sample needs a line",
         GST_OBJECT_NAME (self), self->list->path, self->list->n, id);
     return FALSE;
   }
@@ -96,7 +97,8 @@ check_place (Kdbatch *self, GstBuffer *buffer, GError **error)
   place = (gint64) gst_util_uint64_scale_round (GST_BUFFER_PTS (buffer), rate, scale * GST_SECOND);
   if (place == self->n_seen)
     return TRUE;
-  g_set_error (error, KD_ERROR, KD_ERROR_MISMATCH, "Frame missing: element=%s, wanted=%" G_GINT64_FORMAT ", came=%" G_GINT64_FORMAT ", line=\"%.200s\"; it could not be decoded: replace it, or take it and its line out",
+  g_set_error (error, KD_ERROR, KD_ERROR_MISMATCH, "Frame missing: element=%s, wanted=%" G_GINT64_FORMAT ", came=%" G_GINT64_FORMAT ", "
+                                                   "line=\"%.200s\"; it could not be decoded: replace it, or take it and its line out",
       GST_OBJECT_NAME (self), self->n_seen, place, self->n_seen < self->list->n ? self->list->names[self->n_seen] : "(none)");
   return FALSE;
 }
@@ -113,7 +115,8 @@ kdbatch_take_frame (Kdbatch *self, GstBuffer *buffer, GstFlowReturn *ret_flow, G
   if (!check_place (self, buffer, error))
     return FALSE;
   if (!gst_video_frame_map (&frame, &self->video, buffer, GST_MAP_READ)) {
-    g_set_error (error, KD_ERROR, KD_ERROR_FORMAT, "Frame is no picture of its caps: element=%s, frame=%" G_GINT64_FORMAT ", bytes=%" G_GSIZE_FORMAT ", size=%dx%d",
+    g_set_error (error, KD_ERROR, KD_ERROR_FORMAT, "Frame is no picture of its caps: element=%s, frame=%" G_GINT64_FORMAT ", "
+                                                   "bytes=%" G_GSIZE_FORMAT ", size=%dx%d",
         GST_OBJECT_NAME (self), id, gst_buffer_get_size (buffer), width, height);
     return FALSE;
   }

@@ -84,13 +84,14 @@ get_ready (Kdbatch *self)
 {
   g_autofree gchar *spec = g_strdup_printf ("kdbatch labels=%s location-list=%s", self->params->labels, self->params->location_list);
   g_autoptr (GstQuery) query = NULL;
+  gint64 n_rows = self->list ? self->list->n : 0;
 
   if (self->ready)
     return TRUE;
   self->ready = TRUE;
   gst_pad_push_event (self->src,
       gst_event_new_custom (GST_EVENT_CUSTOM_DOWNSTREAM_STICKY,
-          gst_structure_new (KD_EVENT_IDENTITY, "dataset-spec", G_TYPE_STRING, spec, "n-rows", G_TYPE_INT64, self->list ? self->list->n : (gint64) 0, NULL)));
+          gst_structure_new (KD_EVENT_IDENTITY, "dataset-spec", G_TYPE_STRING, spec, "n-rows", G_TYPE_INT64, n_rows, NULL)));
   self->resume.views = -1;
   query = kd_query_new_pointer (KD_QUERY_RESUME, &self->resume);
   gst_pad_peer_query (self->src, query);
@@ -137,11 +138,14 @@ finish_rows (Kdbatch *self, gboolean all)
 static gboolean
 check_size (Kdbatch *self, const GstVideoInfo *info)
 {
-  if (self->n_seen == 0 || (!self->is_audio && info->width == self->video.width && info->height == self->video.height &&
-                               GST_VIDEO_INFO_FORMAT (info) == GST_VIDEO_INFO_FORMAT (&self->video)))
+  gboolean same = !self->is_audio && info->width == self->video.width && info->height == self->video.height &&
+      GST_VIDEO_INFO_FORMAT (info) == GST_VIDEO_INFO_FORMAT (&self->video);
+
+  if (self->n_seen == 0 || same)
     return TRUE;
   kd_element_post_error (GST_ELEMENT (self),
-      g_error_new (KD_ERROR, KD_ERROR_SHAPE, "Frames differ in size: element=%s, first=%dx%d %s, frame %" G_GINT64_FORMAT "=%dx%d %s; put videoscale ! video/x-raw,width=...,height=... before it",
+      g_error_new (KD_ERROR, KD_ERROR_SHAPE, "Frames differ in size: element=%s, first=%dx%d %s, frame %" G_GINT64_FORMAT "=%dx%d %s; put "
+                                             "videoscale ! video/x-raw,width=...,height=... before it",
           GST_OBJECT_NAME (self), self->video.width, self->video.height, GST_VIDEO_INFO_NAME (&self->video), self->n_seen, info->width, info->height,
           GST_VIDEO_INFO_NAME (info)));
   return FALSE;
@@ -181,7 +185,8 @@ end_of_stream (Kdbatch *self)
     return FALSE;
   if (self->list && self->n_seen < self->list->n) {
     kd_element_post_error (GST_ELEMENT (self),
-        g_error_new (KD_ERROR, KD_ERROR_MISMATCH, "Fewer samples than lines: element=%s, list=\"%s\", lines=%" G_GINT64_FORMAT ", samples=%" G_GINT64_FORMAT "; one may have been left out by a decoder: kd data import names broken images",
+        g_error_new (KD_ERROR, KD_ERROR_MISMATCH, "Fewer samples than lines: element=%s, list=\"%s\", lines=%" G_GINT64_FORMAT ", "
+                                                  "samples=%" G_GINT64_FORMAT "; one may have been left out by a decoder: kd data import names broken images",
             GST_OBJECT_NAME (self), self->list->path, self->list->n, self->n_seen));
     return FALSE;
   }
@@ -253,7 +258,8 @@ kdbatch_start (Kdbatch *self, GError **error)
   self->index = 0;
   self->ready = self->have_caps = FALSE;
   if (labels && paths) {
-    g_set_error (error, KD_ERROR, KD_ERROR_VALUE, "Two lists of labels: element=%s, labels=\"%s\", location-list=\"%s\"; give one", GST_OBJECT_NAME (self), p->labels,
+    g_set_error (error, KD_ERROR, KD_ERROR_VALUE, "Two lists of labels: element=%s, labels=\"%s\", location-list=\"%s\"; give one",
+        GST_OBJECT_NAME (self), p->labels,
         p->location_list);
     return FALSE;
   }
@@ -323,7 +329,8 @@ static void
 kdbatch_class_init (KdbatchClass *klass)
 {
   static GstStaticPadTemplate sink = GST_STATIC_PAD_TEMPLATE ("sink", GST_PAD_SINK, GST_PAD_ALWAYS,
-      GST_STATIC_CAPS ("video/x-raw, format=(string){ RGB, GRAY8 }; audio/x-raw, format=(string){ F32LE, S16LE }, channels=(int)1, layout=(string)interleaved"));
+      GST_STATIC_CAPS ("video/x-raw, format=(string){ RGB, GRAY8 }; audio/x-raw, format=(string){ F32LE, S16LE }, channels=(int)1, "
+                       "layout=(string)interleaved"));
   static GstStaticPadTemplate src = GST_STATIC_PAD_TEMPLATE ("src", GST_PAD_SRC, GST_PAD_ALWAYS, GST_STATIC_CAPS (KD_CAPS_TEMPLATE));
   GstElementClass *element = GST_ELEMENT_CLASS (klass);
 
@@ -334,7 +341,8 @@ kdbatch_class_init (KdbatchClass *klass)
   kd_properties_install (G_OBJECT_CLASS (klass), params_table, "Kdbatch", 1);
   gst_element_class_add_static_pad_template (element, &sink);
   gst_element_class_add_static_pad_template (element, &src);
-  gst_element_class_set_metadata (element, "Raw media to batches", "Filter/Batch", "Gathers raw pictures or sound clips with their labels into batches",
+  gst_element_class_set_metadata (element, "Raw media to batches", "Filter/Batch", "Gathers raw pictures or sound clips with their labels into "
+                                                                                   "batches",
       "The kdstream developers");
   /* For the messages that name who could provide a field that is missing. */
   gst_element_class_add_metadata (element, "kd-kind", "batch");

@@ -6,7 +6,8 @@
 
 G_BEGIN_DECLS
 
-typedef enum { KD_LABEL_FROM_FOLDER, KD_LABEL_FROM_PREFIX } KdLabelFrom;
+typedef enum { KD_LABEL_FROM_FOLDER,
+  KD_LABEL_FROM_PREFIX } KdLabelFrom;
 
 /** KdLabelList: labels by index; of a list of paths, the paths too. */
 typedef struct {
@@ -23,7 +24,9 @@ KdLabelList *kd_label_list_read_paths (const gchar *path, KdLabelFrom from, GErr
 void kd_label_list_free (KdLabelList *list);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (KdLabelList, kd_label_list_free)
 
-typedef enum { KDBATCH_CLIP_WINDOW, KDBATCH_CLIP_BUFFER, KDBATCH_CLIP_SEGMENT } KdbatchClip;
+typedef enum { KDBATCH_CLIP_WINDOW,
+  KDBATCH_CLIP_BUFFER,
+  KDBATCH_CLIP_SEGMENT } KdbatchClip;
 
 typedef struct {
   gint64 batch_size;
@@ -45,8 +48,8 @@ typedef struct {
   /* the batch in the making */
   KdTensor *input;
   GArray *ids, *labels, *lengths; /* of gint64 */
-  gint64 n_rows, n_clip; /* whole rows; samples of the clip in the making */
-  gint64 n_seen;         /* pictures or clips in all */
+  gint64 n_rows, n_clip;          /* whole rows; samples of the clip in the making */
+  gint64 n_seen;                  /* pictures or clips in all */
   guint64 index;
   gboolean ready; /* identity sent, resume asked */
   KdResume resume;

@@ -13,7 +13,8 @@
  * ## State
  * Checkpoints keep the rows that wait, so a resumed run gives the batches that the uninterrupted one gives.
  * ## Errors
- * A field without rows; a field of a student in a graph that trains; rows of different shapes (a `?` axis in the layout) that would meet in one batch.
+ * A field without rows; a field of a student in a graph that trains; rows of different shapes (a `?` axis in the layout) that would meet in
+ * one batch.
  * ## Source
  * Of this project.
  * ## Example
@@ -93,7 +94,8 @@ collect (KdRebatch *self, const gchar *name, gint64 n, GError **error)
     KdTensor *tensor = kd_batch_peek (batch, name);
     gint64 take = MIN (batch->n_samples - skip, n);
     if (!tensor) {
-      g_set_error (error, KD_ERROR, KD_ERROR_FIELD, "Field missing in a batch: element=%s, field=%s, epoch=%u, batch=%" G_GUINT64_FORMAT "; every batch must have the fields of the first",
+      g_set_error (error, KD_ERROR, KD_ERROR_FIELD, "Field missing in a batch: element=%s, field=%s, epoch=%u, batch=%" G_GUINT64_FORMAT "; every "
+                                                    "batch must have the fields of the first",
           GST_OBJECT_NAME (self), name, batch->epoch, batch->index);
       return NULL;
     }
@@ -195,12 +197,14 @@ kd_rebatch_negotiate (KdElement *element, const KdLayout *in, GError **error)
   for (guint i = 0; i < kd_layout_n_fields (in); i++) {
     const KdLayoutField *field = kd_layout_nth (in, i);
     if (field->rank == 0) {
-      g_set_error (error, KD_ERROR, KD_ERROR_SHAPE, "Value of a whole batch cannot be split: element=%s, field=%s; put kdrebatch before the element that adds it",
+      g_set_error (error, KD_ERROR, KD_ERROR_SHAPE, "Value of a whole batch cannot be split: element=%s, field=%s; put kdrebatch before the "
+                                                    "element that adds it",
           GST_OBJECT_NAME (element), field->name);
       return NULL;
     }
     if (g_str_has_prefix (field->name, "student.") && kd_element_has_trainer (element)) {
-      g_set_error (error, KD_ERROR, KD_ERROR_FIELD, "Gradients cannot pass: element=%s, field=%s; put kdrebatch before the student", GST_OBJECT_NAME (element),
+      g_set_error (error, KD_ERROR, KD_ERROR_FIELD, "Gradients cannot pass: element=%s, field=%s; put kdrebatch before the student",
+          GST_OBJECT_NAME (element),
           field->name);
       return NULL;
     }
@@ -291,7 +295,9 @@ kd_rebatch_resume (KdElement *element, KdResume *resume)
   if (resume->failed) {
     clear_waiting (self);
     kd_element_post_error (GST_ELEMENT (self),
-        g_error_new (KD_ERROR, KD_ERROR_MISMATCH, "Checkpoint does not fit: element=%s, its waiting rows differ in number between fields; start without resume", GST_OBJECT_NAME (self)));
+        g_error_new (KD_ERROR, KD_ERROR_MISMATCH, "Checkpoint does not fit: element=%s, its waiting rows differ in number between fields; start "
+                                                  "without resume",
+            GST_OBJECT_NAME (self)));
   }
 }
 

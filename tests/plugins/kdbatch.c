@@ -134,10 +134,10 @@ GST_START_TEST (test_labels)
   g_autofree gchar *names = write_list ("ship\ncat\nship\n"), *numbers = write_list ("7\n0\n7"),
                    *paths = write_list ("train/10/a.jpg\ntrain/2/b.jpg\ntrain/10/c.jpg\n"), *prefix = write_list ("r/3_a_0.wav\nr/1_a_0.wav\nr/3_b_0.wav\n");
 
-  expect_labels (started (RGB, "batch-size", (gint64) 1, "labels", names, NULL), (gint64[]){ 1, 0, 1 }, 3);
-  expect_labels (started (RGB, "batch-size", (gint64) 1, "labels", numbers, NULL), (gint64[]){ 7, 0, 7 }, 3);
-  expect_labels (started (RGB, "batch-size", (gint64) 1, "location-list", paths, NULL), (gint64[]){ 1, 0, 1 }, 3);
-  expect_labels (started (RGB, "batch-size", (gint64) 1, "location-list", prefix, "label-from", 1, NULL), (gint64[]){ 1, 0, 1 }, 3);
+  expect_labels (started (RGB, "batch-size", (gint64) 1, "labels", names, NULL), (gint64[]) { 1, 0, 1 }, 3);
+  expect_labels (started (RGB, "batch-size", (gint64) 1, "labels", numbers, NULL), (gint64[]) { 7, 0, 7 }, 3);
+  expect_labels (started (RGB, "batch-size", (gint64) 1, "location-list", paths, NULL), (gint64[]) { 1, 0, 1 }, 3);
+  expect_labels (started (RGB, "batch-size", (gint64) 1, "location-list", prefix, "label-from", 1, NULL), (gint64[]) { 1, 0, 1 }, 3);
   g_unlink (names);
   g_unlink (numbers);
   g_unlink (paths);

@@ -256,7 +256,8 @@ GST_START_TEST (test_uneven_rows)
   message = gst_bus_pop_filtered (bus, GST_MESSAGE_ERROR);
   ck_assert (message != NULL);
   gst_message_parse_error (message, &error, NULL);
-  ck_assert_msg (strstr (error->message, "Cannot merge batches: element=kdrebatch0, field=input; Shapes differ: [2,2], [2,3]") != NULL, "%s", error->message);
+  ck_assert_msg (strstr (error->message, "Cannot merge batches: element=kdrebatch0, field=input; Shapes differ: [2,2], [2,3]") != NULL, "%s",
+      error->message);
   gst_element_set_bus (h->element, NULL);
   gst_object_unref (bus);
   gst_harness_teardown (h);

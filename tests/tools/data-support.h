@@ -91,7 +91,8 @@ expect_failure (const gchar *arguments, gint wanted, const gchar *part)
   ck_assert_msg (strstr (err_text, part) != NULL, "kd data %s: \"%s\" lacks \"%s\"", arguments, err_text, part);
   ck_assert_msg (!strstr (err_text, "CRITICAL") && !strstr (err_text, "WARNING"), "%s", err_text);
   /* libpng has a word of its own on stderr */
-  ck_assert_msg (wanted != 1 || strstr (err_text, "libpng error") || strchr (err_text, '\n') == err_text + strlen (err_text) - 1, "more than one line: %s", err_text);
+  ck_assert_msg (wanted != 1 || strstr (err_text, "libpng error") || strchr (err_text, '\n') == err_text + strlen (err_text) - 1,
+      "more than one line: %s", err_text);
   check_no_leftovers ();
 }
 
@@ -153,4 +154,8 @@ expect_attribute (const gchar *name, const gchar *attribute, const gchar *wanted
   ck_assert_str_eq (kd_h5_reader_attribute (reader, attribute), wanted);
 }
 
-#define NUMBERS(...) G_N_ELEMENTS (((gdouble[]){ __VA_ARGS__ })), (gdouble[]){ __VA_ARGS__ }
+#define NUMBERS(...)                                        \
+  G_N_ELEMENTS (((gdouble[]) { __VA_ARGS__ })), (gdouble[]) \
+  {                                                         \
+    __VA_ARGS__                                             \
+  }

@@ -73,7 +73,8 @@ GST_START_TEST (test_csv_bad_rows)
   write_text ("b.csv", "x,y\n1,2\n3,four\n");
   expect_failure ("import b.csv -o b.h5", 1, "Not a number: path=\"b.csv\", line=3, column=2 (y), value=\"four\"");
   write_text ("c.csv", "x,y\n1,2\n,4\n");
-  expect_failure ("import c.csv -o c.h5", 1, "line=3, column=1 (x), value=\"\"; the column began as numbers: correct the cell, or give --missing NUMBER");
+  expect_failure ("import c.csv -o c.h5", 1, "line=3, column=1 (x), value=\"\"; the column began as numbers: correct the cell, or give --missing "
+                                             "NUMBER");
   write_text ("d.csv", "x,y\n1,2\n3,nan\n");
   expect_failure ("import d.csv -o d.h5", 1, "value=\"nan\"");
   write_text ("e.csv", "x,y\n1,2\n3,1e300\n"); /* beyond float32 */
@@ -104,7 +105,8 @@ GST_START_TEST (test_csv_bad_tables)
   write_text ("e.csv", "x,kind\n1,cat\n2,\n");
   expect_failure ("import e.csv --label kind -o e.h5", 1, "line=3, column=2 (kind), value=\"\", wanted=the name of a class");
   write_text ("f.csv", "a b,a.b?,x\nt,u,1\n");
-  expect_failure ("import f.csv --rename 'a b=t' --rename 'a.b?=t' --header yes -o f.h5", 1, "Two columns for one field: field=t; use --rename OLD=NEW or --only");
+  expect_failure ("import f.csv --rename 'a b=t' --rename 'a.b?=t' --header yes -o f.h5", 1, "Two columns for one field: field=t; use --rename "
+                                                                                             "OLD=NEW or --only");
   expect_failure ("import nothere.csv -o g.h5", 1, "Cannot open: path=\"nothere.csv\"");
   expect_failure ("import d.csv -o /nowhere/x.h5", 1, "/nowhere/x.h5");
 }
@@ -157,9 +159,11 @@ GST_START_TEST (test_jsonl_bad)
   bad_second_line ("{\"a\":1}", "[1]", "Not an object: path=\"bad.jsonl\", line=2, key=(line), came=an array");
   bad_second_line ("{\"a\":1}", "{\"b\":1}", "Key missing: path=\"bad.jsonl\", line=2, key=a");
   bad_second_line ("{\"a\":1}", "{\"a\":\"x\"}", "Value of another type: path=\"bad.jsonl\", line=2, key=a, came=text; wanted int64");
-  bad_second_line ("{\"a\":1}", "{\"a\":1.5}", "Not a whole number: path=\"bad.jsonl\", line=2, key=a, came=1.5; the first line has a whole number: give --field a=float32");
+  bad_second_line ("{\"a\":1}", "{\"a\":1.5}", "Not a whole number: path=\"bad.jsonl\", line=2, key=a, came=1.5; the first line has a whole "
+                                               "number: give --field a=float32");
   bad_second_line ("{\"a\":\"x\"}", "{\"a\":null}", "line=2, key=a, came=null; wanted text");
-  bad_second_line ("{\"a\":[1,2]}", "{\"a\":[1]}", "Array of another shape: path=\"bad.jsonl\", line=2, key=a, came=1 elements; wanted 2 elements on axis 1");
+  bad_second_line ("{\"a\":[1,2]}", "{\"a\":[1]}", "Array of another shape: path=\"bad.jsonl\", line=2, key=a, came=1 elements; wanted 2 elements "
+                                                   "on axis 1");
   bad_second_line ("{\"a\":1.5}", "{\"a\":1e300}", "Number too large: path=\"bad.jsonl\", line=2, key=a");
   bad_second_line ("{\"a\":{}}", "{}", "Value of no use: path=\"bad.jsonl\", line=1, key=a, came=an object");
   bad_second_line ("{\"label\":1}", "{\"label\":-1}", "Negative label: path=\"bad.jsonl\", line=2, key=label, came=-1");
@@ -169,7 +173,8 @@ GST_START_TEST (test_jsonl_bad)
   expect_failure ("import k.jsonl --label b -o k.h5", 1, "No such key: path=\"k.jsonl\", line=1, key=b");
   expect_failure ("import k.jsonl --field a=uint8 --only z -o k.h5", 1, "Nothing to read");
   write_text ("r.jsonl", "{\"a\":300}\n");
-  expect_failure ("import r.jsonl --field a=uint8 -o r.h5", 1, "Number out of range: path=\"r.jsonl\", line=1, key=a, came=300; it does not fit uint8");
+  expect_failure ("import r.jsonl --field a=uint8 -o r.h5", 1, "Number out of range: path=\"r.jsonl\", line=1, key=a, came=300; it does not fit "
+                                                               "uint8");
 }
 GST_END_TEST
 

@@ -9,8 +9,8 @@ typedef struct {
   gchar delimiter;
   GPtrArray *cells; /* of gchar *: the record last read */
   GString *cell;
-  gint64 line;  /* where the record began */
-  gint pushed;  /* a byte that was read ahead; -1: none */
+  gint64 line; /* where the record began */
+  gint pushed; /* a byte that was read ahead; -1: none */
 } KdCsv;
 
 gboolean kd_csv_open (KdCsv *csv, const gchar *path, gchar delimiter, GError **error);

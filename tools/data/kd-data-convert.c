@@ -34,7 +34,7 @@ parse_rows (KdConvert *self)
     return FALSE;
   first = g_strndup (self->rows, (gsize) (colon - self->rows));
   return (!*first || kd_data_parse_int (first, &self->first)) && (!colon[1] || kd_data_parse_int (colon + 1, &self->count)) && self->first >= 0 &&
-         (!colon[1] || self->count > 0);
+      (!colon[1] || self->count > 0);
 }
 
 static KdDtype
@@ -95,7 +95,9 @@ convert_dtype (KdTensor *tensor, KdDtype dtype, const gchar *name, gint64 first,
     gdouble was = kd_tensor_get_double (tensor, i), is = kd_tensor_get_double (cast, i);
     if (dtype & (KD_ANY_INT | KD_BOOL) ? was == is : isfinite (is) || !isfinite (was))
       continue;
-    g_set_error (error, KD_ERROR, KD_ERROR_RANGE, "Value does not fit: field=%s, row=%" G_GINT64_FORMAT ", value=%.17g, --dtype=%s; choose a wider type", name,
+    g_set_error (error, KD_ERROR, KD_ERROR_RANGE, "Value does not fit: field=%s, row=%" G_GINT64_FORMAT ", value=%.17g, --dtype=%s; choose a wider "
+                                                  "type",
+        name,
         first + (gint64) (i / row), was, kd_dtype_name (dtype));
     return NULL;
   }
@@ -201,7 +203,7 @@ kd_data_convert (int argc, char **argv)
     return kd_tool_usage ("IN.h5 and OUT.h5 are wanted");
   if (!parse_rows (&self))
     return kd_tool_usage ("--rows=%s is no FIRST:COUNT", self.rows);
-  if (self.compress && !g_strv_contains ((const gchar *const[]){ "none", "deflate", NULL }, self.compress))
+  if (self.compress && !g_strv_contains ((const gchar *const[]) { "none", "deflate", NULL }, self.compress))
     return kd_tool_usage ("--compress=%s is neither none nor deflate", self.compress);
   for (gchar **dtype = self.dtypes; dtype && *dtype; dtype++)
     if (!strchr (*dtype, '=') || !kd_dtype_from_name (strchr (*dtype, '=') + 1))

@@ -28,7 +28,9 @@ kd_known_verify (const KdKnownFile *file, const gchar *path, GError **error)
   if (total == file->bytes && g_str_equal (g_checksum_get_string (sum), file->sha256))
     return TRUE;
   g_set_error (error, KD_ERROR, KD_ERROR_IO,
-      "Fingerprint differs: path=\"%s\", sha256=%s, wanted=%s, bytes=%" G_GINT64_FORMAT ", wanted bytes=%" G_GINT64_FORMAT "; remove it and get it again", path,
+      "Fingerprint differs: path=\"%s\", sha256=%s, wanted=%s, bytes=%" G_GINT64_FORMAT ", wanted bytes=%" G_GINT64_FORMAT "; remove it and get it "
+      "again",
+      path,
       g_checksum_get_string (sum), file->sha256, total, file->bytes);
   return FALSE;
 }
@@ -104,7 +106,8 @@ copy_file (const gchar *from, const gchar *to, GError **error)
 static gboolean
 fail_hint (const KdKnownSet *set, const KdKnownFile *file, GError *inner, GError **error)
 {
-  g_set_error (error, KD_ERROR, inner->code, "%s; or put %s (sha256 %.16s...) into a folder of KD_DATA_PATH; it comes from %s", inner->message, file->path,
+  g_set_error (error, KD_ERROR, inner->code, "%s; or put %s (sha256 %.16s...) into a folder of KD_DATA_PATH; it comes from %s", inner->message,
+      file->path,
       file->sha256, set->origin);
   g_error_free (inner);
   return FALSE;
@@ -118,7 +121,8 @@ download (const KdKnownSet *set, const KdKnownFile *file, const gchar *from, con
   GError *inner = NULL;
 
   if (!url) {
-    g_set_error (&inner, KD_ERROR, KD_ERROR_NETWORK, "No public address holds this file: name=%s, file=%s was packed for kdstream; give --from URL of a mirror",
+    g_set_error (&inner, KD_ERROR, KD_ERROR_NETWORK, "No public address holds this file: name=%s, file=%s was packed for kdstream; give --from URL "
+                                                     "of a mirror",
         set->name, file->path);
     return fail_hint (set, file, inner, error);
   }
@@ -164,7 +168,10 @@ list_sets (void)
     for (const KdKnownFile *file = set->files; file->path; file++) {
       g_autofree gchar *there = find_file (file);
       g_print ("  %-30s %10" G_GINT64_FORMAT " bytes  sha256 %s\n", file->path, file->bytes, file->sha256);
-      g_print ("    %s%s\n", there ? "at " : file->url ? "from " : "packed for kdstream: no address of its own", there ? there : file->url ? file->url : "");
+      if (there)
+        g_print ("    at %s\n", there);
+      else
+        g_print ("    %s%s\n", file->url ? "from " : "packed for kdstream: no address of its own", file->url ? file->url : "");
     }
   }
   return KD_EXIT_DONE;

@@ -3,7 +3,8 @@
 
 #include <string.h>
 
-static const KdImportFormat *const formats[] = { &kd_import_npy, &kd_import_npz, &kd_import_idx, &kd_import_images, &kd_import_jsonl, &kd_import_csv };
+static const KdImportFormat *const formats[] = { &kd_import_npy, &kd_import_npz, &kd_import_idx, &kd_import_images, &kd_import_jsonl,
+  &kd_import_csv };
 
 gboolean
 kd_import_wants (const KdImportOptions *options, const gchar *source)
@@ -87,7 +88,8 @@ detect (const gchar *path, GError **error)
     return NULL;
   }
   if (n >= 8 && memcmp (head, "\x89HDF\r\n\x1a\n", 8) == 0) {
-    g_set_error (error, KD_ERROR, KD_ERROR_UNSUPPORTED, "Already HDF5: path=\"%s\"; see it with: kd data info, change it with: kd data convert", path);
+    g_set_error (error, KD_ERROR, KD_ERROR_UNSUPPORTED, "Already HDF5: path=\"%s\"; see it with: kd data info, change it with: kd data convert",
+        path);
     return NULL;
   }
   for (guint i = 0; i < G_N_ELEMENTS (formats); i++)
@@ -97,19 +99,25 @@ detect (const gchar *path, GError **error)
   return NULL;
 }
 
+static gboolean
+size_is_valid (const gchar *text)
+{
+  gint width = 0, height = 0, used = 0;
+
+  return sscanf (text, "%dx%d%n", &width, &height, &used) == 2 && !text[used] && width >= 1 && height >= 1 && width <= 8192 && height <= 8192;
+}
+
 /* 0, or what is wrong with the options. */
 static int
 check_options (const KdImportOptions *options)
 {
   gdouble number;
-  gint width, height, used = 0;
 
-  if (options->size && (sscanf (options->size, "%dx%d%n", &width, &height, &used) != 2 || options->size[used] || width < 1 || height < 1 ||
-                           width > 8192 || height > 8192))
+  if (options->size && !size_is_valid (options->size))
     return kd_tool_usage ("--size=%s is no WIDTHxHEIGHT from 1x1 to 8192x8192", options->size);
   if (options->missing && !kd_data_parse_number (options->missing, &number))
     return kd_tool_usage ("--missing=%s is no number", options->missing);
-  if (options->header && !g_strv_contains ((const gchar *const[]){ "yes", "no", "auto", NULL }, options->header))
+  if (options->header && !g_strv_contains ((const gchar *const[]) { "yes", "no", "auto", NULL }, options->header))
     return kd_tool_usage ("--header=%s is none of yes, no, auto", options->header);
   if (options->delimiter && !g_str_equal (options->delimiter, "tab") &&
       (strlen (options->delimiter) != 1 || strchr ("\"\r\n", options->delimiter[0])))

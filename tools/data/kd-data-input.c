@@ -78,7 +78,7 @@ kd_data_at_end (GInputStream *stream, const gchar *path, GError **error)
 void
 kd_lines_init (KdLines *lines, GInputStream *stream, const gchar *path)
 {
-  *lines = (KdLines){ .stream = g_object_ref (stream), .path = path, .line = g_byte_array_new () };
+  *lines = (KdLines) { .stream = g_object_ref (stream), .path = path, .line = g_byte_array_new () };
   lines->buffer = g_malloc (LINE_BUFFER_BYTES);
 }
 

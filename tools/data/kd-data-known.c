@@ -2,7 +2,10 @@
 #include "kd-data-get.h"
 
 #define RAW "https://raw.githubusercontent.com/"
-#define END { NULL, 0, NULL, NULL }
+#define END             \
+  {                     \
+    NULL, 0, NULL, NULL \
+  }
 
 static const KdKnownFile cifar10_jpeg[] = {
   { "cifar10-jpeg.tar.zst", 18543412, "7a423e2cfb1eb43ee50ec57ffc1133bf9f845dba0df58605d6bfbc67f40441c3", NULL },

@@ -8,7 +8,7 @@
 void
 kd_data_progress_start (KdDataProgress *progress, const gchar *unit, gint64 total)
 {
-  *progress = (KdDataProgress){ .unit = unit, .total = total, .started_us = g_get_monotonic_time () };
+  *progress = (KdDataProgress) { .unit = unit, .total = total, .started_us = g_get_monotonic_time () };
   progress->shown_us = progress->started_us;
 }
 

@@ -122,7 +122,8 @@ show_row (const KdTensor *tensor, gint64 row)
   gsize n = kd_tensor_row_elements (tensor);
 
   if (tensor->dtype == KD_UTF8) {
-    g_autofree gchar *text = g_strndup ((const gchar *) tensor->data + tensor->offsets[row], (gsize) (tensor->offsets[row + 1] - tensor->offsets[row]));
+    g_autofree gchar *text = g_strndup ((const gchar *) tensor->data + tensor->offsets[row],
+        (gsize) (tensor->offsets[row + 1] - tensor->offsets[row]));
     g_autofree gchar *shown = kd_data_excerpt (text);
     g_print ("%s", shown);
     return;

@@ -23,8 +23,8 @@ int kd_data_get (int argc, char **argv);
 
 /* --- progress: one line on a terminal, silence elsewhere --- */
 typedef struct {
-  const gchar *unit;  /* "rows", "bytes" */
-  gint64 total;       /* 0: not known */
+  const gchar *unit; /* "rows", "bytes" */
+  gint64 total;      /* 0: not known */
   gint64 started_us, shown_us;
   gboolean shown;
 } KdDataProgress;
@@ -87,7 +87,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC (KdColumns, kd_columns_free)
 /** kd_columns_add: (transfer none) KD_ERROR_FIELD on a bad or repeated name. @dims: [@rank], dims[0] ignored. */
 KdColumn *kd_columns_add (KdColumns *columns, const gchar *name, KdDtype dtype, guint rank, const gint64 *dims, GError **error);
 KdColumn *kd_columns_find (KdColumns *columns, const gchar *name);
-void kd_column_put_float (KdColumn *column, gdouble value); /* as the column's number type */
+void kd_column_put_float (KdColumn *column, gdouble value);  /* as the column's number type */
 gboolean kd_column_put_int (KdColumn *column, gint64 value); /* FALSE: outside the column's type */
 void kd_column_put_text (KdColumn *column, const gchar *text, gsize n_bytes);
 /** kd_columns_end_row: a row is whole; hands the rows on when enough are together. */
@@ -159,13 +159,13 @@ gboolean kd_import_finish (const KdImportOptions *options, const gchar *format, 
 
 /** KdNpy: an array in numpy's format, read row by row from any stream. */
 typedef struct {
-  KdDtype dtype;  /* of the tensors it gives */
-  gchar kind;     /* f i u b */
-  guint size;     /* bytes an element in the file */
+  KdDtype dtype; /* of the tensors it gives */
+  gchar kind;    /* f i u b */
+  guint size;    /* bytes an element in the file */
   gboolean swap;
   guint rank;
   gint64 dims[KD_MAX_RANK];
-  gsize row_bytes;     /* in the file */
+  gsize row_bytes; /* in the file */
   gsize header_bytes;
 } KdNpy;
 typedef gboolean (*KdReadFunc) (gpointer user_data, gpointer buffer, gsize n, GError **error);

@@ -97,8 +97,10 @@ on_event (GstPad *pad, GstObject *parent, GstEvent *event)
 static GstElement *
 make_bin (const KdDecoder *decoder, const Kind *kind, GError **error)
 {
-  g_autofree gchar *size = decoder->scale ? g_strdup_printf (",width=%d,height=%d,pixel-aspect-ratio=1/1", decoder->width, decoder->height) : g_strdup ("");
-  g_autofree gchar *text = g_strdup_printf ("%s ! videoconvert n-threads=1 ! videoscale add-borders=false ! capsfilter caps=\"video/x-raw,format=RGB%s\"",
+  g_autofree gchar *size = decoder->scale ? g_strdup_printf (",width=%d,height=%d,pixel-aspect-ratio=1/1", decoder->width, decoder->height)
+                                          : g_strdup ("");
+  g_autofree gchar *text = g_strdup_printf ("%s ! videoconvert n-threads=1 ! videoscale add-borders=false ! capsfilter "
+                                            "caps=\"video/x-raw,format=RGB%s\"",
       kind->decoder, size);
   GError *inner = NULL;
   GstElement *bin = gst_parse_bin_from_description_full (text, TRUE, NULL, GST_PARSE_FLAG_FATAL_ERRORS, &inner);
@@ -199,7 +201,8 @@ check_size (KdDecoder *decoder, const gchar *name, gint width, gint height, GErr
   }
   if (width == decoder->width && height == decoder->height)
     return TRUE;
-  g_set_error (error, KD_ERROR, KD_ERROR_SHAPE, "Images differ in size: file=\"%s\", size=%dx%d, first image=%dx%d; scale them with --size WxH", name, width,
+  g_set_error (error, KD_ERROR, KD_ERROR_SHAPE, "Images differ in size: file=\"%s\", size=%dx%d, first image=%dx%d; scale them with --size WxH",
+      name, width,
       height, decoder->width, decoder->height);
   return FALSE;
 }
@@ -229,7 +232,8 @@ kd_decoder_run (KdDecoder *decoder, GBytes *bytes, const gchar *name, GByteArray
   gst_pad_push (chain->in, buffer);
   if (!decoder->picture) {
     g_autofree gchar *reason = chain_reason (chain);
-    g_set_error (error, KD_ERROR, KD_ERROR_FORMAT, "Broken image: file=\"%s\", kind=%s, bytes=%zu, reason=%s; replace it or take it out", name, kind, n, reason);
+    g_set_error (error, KD_ERROR, KD_ERROR_FORMAT, "Broken image: file=\"%s\", kind=%s, bytes=%zu, reason=%s; replace it or take it out", name,
+        kind, n, reason);
     return FALSE;
   }
   return take_planes (decoder, name, planes, ret_width, ret_height, error);

@@ -106,9 +106,11 @@ kd_download (const gchar *url, const gchar *path, gint64 bytes, GError **error)
     g_set_error (error, KD_ERROR, KD_ERROR_IO, "Cannot write download: path=\"%s\", bytes=%" G_GINT64_FORMAT ", reason=%s", path, transfer.written,
         *reason ? reason : g_strerror (errno));
   else if (transfer.too_long)
-    g_set_error (error, KD_ERROR, KD_ERROR_MISMATCH, "Server sends another file: url=%s, wanted bytes=%" G_GINT64_FORMAT ", it sends more", url, bytes);
+    g_set_error (error, KD_ERROR, KD_ERROR_MISMATCH, "Server sends another file: url=%s, wanted bytes=%" G_GINT64_FORMAT ", it sends more", url,
+        bytes);
   else
-    g_set_error (error, KD_ERROR, KD_ERROR_NETWORK, "Cannot download: url=%s, http status=%ld, bytes so far=%" G_GINT64_FORMAT " of %" G_GINT64_FORMAT ", reason=%s; try again (it goes on where it stopped)",
+    g_set_error (error, KD_ERROR, KD_ERROR_NETWORK, "Cannot download: url=%s, http status=%ld, bytes so far=%" G_GINT64_FORMAT " of "
+                                                    "%" G_GINT64_FORMAT ", reason=%s; try again (it goes on where it stopped)",
         url, status, transfer.written, bytes, *reason ? reason : curl_easy_strerror (code));
   return FALSE;
 }
@@ -118,7 +120,9 @@ kd_download (const gchar *url, const gchar *path, gint64 bytes, GError **error)
 gboolean
 kd_download (const gchar *url, const gchar *path, gint64 bytes, GError **error)
 {
-  g_set_error (error, KD_ERROR, KD_ERROR_UNSUPPORTED, "Cannot download: url=%s, reason=this build has no libcurl (-Dcurl=enabled); fetch it with another program", url);
+  g_set_error (error, KD_ERROR, KD_ERROR_UNSUPPORTED, "Cannot download: url=%s, reason=this build has no libcurl (-Dcurl=enabled); fetch it with "
+                                                      "another program",
+      url);
   return FALSE;
 }
 

@@ -52,9 +52,9 @@ probe_jpeg (const guint8 *data, gsize n, const gchar *name, gint *ret_width, gin
     if (length < 2 || at + 2 + length > n)
       break;
     if (marker == 0xda)
-      return !sized ? broken (error, name, "jpeg", "no frame header", n)
-             : has_end_marker (data, at + 2 + length, n) ? "jpeg"
-                                                         : broken (error, name, "jpeg", "cut off (no end marker)", n);
+      return !sized                                   ? broken (error, name, "jpeg", "no frame header", n)
+          : has_end_marker (data, at + 2 + length, n) ? "jpeg"
+                                                      : broken (error, name, "jpeg", "cut off (no end marker)", n);
     if (marker >= 0xc0 && marker <= 0xcf && marker != 0xc4 && marker != 0xc8 && marker != 0xcc && length >= 8) {
       *ret_height = (gint) be16 (data + at + 5);
       *ret_width = (gint) be16 (data + at + 7);

@@ -12,12 +12,12 @@ typedef struct {
   const KdImportOptions *options;
   gchar delimiter;
   gboolean header;
-  gboolean named;      /* labels are names, not numbers */
-  gint label;          /* column, -1: none */
+  gboolean named; /* labels are names, not numbers */
+  gint label;     /* column, -1: none */
   gboolean has_missing;
   gdouble missing;
-  GPtrArray *names;    /* of the columns */
-  KdColumn **target;   /* by column: NULL: left out */
+  GPtrArray *names;  /* of the columns */
+  KdColumn **target; /* by column: NULL: left out */
   KdColumn *input;
   guint n_input;
   KdClasses *classes;
@@ -219,7 +219,7 @@ add_columns (KdCsvImport *import, const KdCsv *csv, GError **error)
   for (guint i = 0; i < n; i++) {
     const gchar *cell = kd_csv_cell (csv, i);
     numeric[i] = (gint) i != import->label && (is_number (cell) || (import->has_missing && !*cell)) &&
-                 kd_import_wants (import->options, name_at (import, i));
+        kd_import_wants (import->options, name_at (import, i));
     dims[1] += numeric[i];
   }
   if (dims[1] && !(import->input = kd_columns_add (import->columns, "input", KD_FLOAT32, 2, dims, error)))
@@ -327,8 +327,8 @@ csv_sniff (const gchar *path, const guint8 *head, gsize n)
   g_autofree gchar *lower = g_ascii_strdown (path, -1);
 
   return g_str_has_suffix (lower, ".csv") || g_str_has_suffix (lower, ".tsv") || g_str_has_suffix (lower, ".csv.gz") ||
-         g_str_has_suffix (lower, ".tsv.gz") || g_str_has_suffix (lower, ".data") ||
-         (g_str_has_suffix (lower, ".txt") && n > 0 && !memchr (head, 0, n));
+      g_str_has_suffix (lower, ".tsv.gz") || g_str_has_suffix (lower, ".data") ||
+      (g_str_has_suffix (lower, ".txt") && n > 0 && !memchr (head, 0, n));
 }
 
 const KdImportFormat kd_import_csv = {

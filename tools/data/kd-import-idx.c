@@ -25,7 +25,12 @@ static const struct {
   guint8 type, size;
   KdDtype dtype;
 } idx_types[] = {
-  { 0x08, 1, KD_UINT8 }, { 0x09, 1, KD_INT32 }, { 0x0b, 2, KD_INT32 }, { 0x0c, 4, KD_INT32 }, { 0x0d, 4, KD_FLOAT32 }, { 0x0e, 8, KD_FLOAT64 },
+  { 0x08, 1, KD_UINT8 },
+  { 0x09, 1, KD_INT32 },
+  { 0x0b, 2, KD_INT32 },
+  { 0x0c, 4, KD_INT32 },
+  { 0x0d, 4, KD_FLOAT32 },
+  { 0x0e, 8, KD_FLOAT64 },
 };
 
 static gboolean
@@ -61,15 +66,17 @@ idx_check_size (KdIdx *idx, gint64 file_bytes, GError **error)
   for (guint i = 1; i < idx->rank; i++)
     fits = fits && g_size_checked_mul (&row, row, (gsize) idx->dims[i]);
   fits = fits && row > 0 && row <= KD_DATA_MAX_ROW_BYTES && g_size_checked_mul (&total, row, (gsize) idx->dims[0]) &&
-         g_size_checked_add (&total, total, header);
+      g_size_checked_add (&total, total, header);
   if (!fits) {
-    g_set_error (error, KD_ERROR, KD_ERROR_RANGE, "IDX header declares an impossible size: path=\"%s\", rows=%" G_GINT64_FORMAT ", most bytes a row=%zu",
+    g_set_error (error, KD_ERROR, KD_ERROR_RANGE, "IDX header declares an impossible size: path=\"%s\", rows=%" G_GINT64_FORMAT ", most bytes a "
+                                                  "row=%zu",
         idx->path, idx->dims[0], KD_DATA_MAX_ROW_BYTES);
     return FALSE;
   }
   idx->row_elements = row / idx->size;
   if (file_bytes >= 0 && (gsize) file_bytes != total) {
-    g_set_error (error, KD_ERROR, KD_ERROR_IO, "IDX file %s: path=\"%s\", rows declared=%" G_GINT64_FORMAT ", bytes wanted=%zu, bytes there=%" G_GINT64_FORMAT "; get it again",
+    g_set_error (error, KD_ERROR, KD_ERROR_IO, "IDX file %s: path=\"%s\", rows declared=%" G_GINT64_FORMAT ", bytes wanted=%zu, bytes "
+                                               "there=%" G_GINT64_FORMAT "; get it again",
         (gsize) file_bytes < total ? "is cut off" : "is longer than its header says", idx->path, idx->dims[0], total, file_bytes);
     return FALSE;
   }
@@ -165,12 +172,14 @@ idx_open_labels (KdIdx *labels, const KdIdx *images, const gchar *path, GError *
   if (!idx_open (labels, path, error))
     return FALSE;
   if (labels->rank != 1 || labels->dtype & KD_ANY_FLOAT) {
-    g_set_error (error, KD_ERROR, KD_ERROR_SHAPE, "Not labels: path=\"%s\", rank=%u, type=0x%02x, wanted=rank 1 of whole numbers; is it the images' file?",
+    g_set_error (error, KD_ERROR, KD_ERROR_SHAPE, "Not labels: path=\"%s\", rank=%u, type=0x%02x, wanted=rank 1 of whole numbers; is it the "
+                                                  "images' file?",
         path, labels->rank, labels->type);
     return FALSE;
   }
   if (labels->dims[0] != images->dims[0]) {
-    g_set_error (error, KD_ERROR, KD_ERROR_MISMATCH, "Images and labels differ in number: images=%" G_GINT64_FORMAT " (\"%s\"), labels=%" G_GINT64_FORMAT " (\"%s\")",
+    g_set_error (error, KD_ERROR, KD_ERROR_MISMATCH, "Images and labels differ in number: images=%" G_GINT64_FORMAT " (\"%s\"), "
+                                                     "labels=%" G_GINT64_FORMAT " (\"%s\")",
         images->dims[0], images->path, labels->dims[0], path);
     return FALSE;
   }
@@ -199,11 +208,11 @@ idx_copy (KdIdx *images, KdIdx *labels, KdDataOut *out, GError **error)
     gint64 n = MIN (step, images->dims[0] - row);
     g_autoptr (KdTensor) input = idx_rows (images, n, row, FALSE, error), label = NULL;
     if (!input || (labels->stream && (!(label = idx_rows (labels, n, row, TRUE, error)) || !check_labels (label, labels, row, error))) ||
-        !kd_data_out_append (out, label ? 2 : 1, names, (KdTensor *const[]){ input, label }, error))
+        !kd_data_out_append (out, label ? 2 : 1, names, (KdTensor *const[]) { input, label }, error))
       return FALSE;
   }
   return kd_data_at_end (images->stream, images->path, error) &&
-         (!labels->stream || kd_data_at_end (labels->stream, labels->path, error));
+      (!labels->stream || kd_data_at_end (labels->stream, labels->path, error));
 }
 
 static gboolean

@@ -52,12 +52,14 @@ class_of (KdImages *self, const gchar *name, gchar **ret_class, GError **error)
     return 0;
   }
   if (split) {
-    skip = n > 1 && g_str_equal (parts[0], split) ? 1 : n > 2 && g_str_equal (parts[1], split) ? 2 : 0;
+    skip = n > 1 && g_str_equal (parts[0], split) ? 1 : n > 2 && g_str_equal (parts[1], split) ? 2
+                                                                                               : 0;
     if (skip == 0)
       return 0;
   }
   if (n < skip + 2) {
-    g_set_error (error, KD_ERROR, KD_ERROR_FORMAT, "Image in no class folder: file=\"%s\", path=\"%s\"; wanted CLASS/FILE%s", name, self->options->input,
+    g_set_error (error, KD_ERROR, KD_ERROR_FORMAT, "Image in no class folder: file=\"%s\", path=\"%s\"; wanted CLASS/FILE%s", name,
+        self->options->input,
         split ? " below the split" : ", or --split TOP for TOP/CLASS/FILE");
     return -1;
   }
@@ -87,7 +89,8 @@ survey (KdImages *self, GError **error)
   kd_classes_sort (self->classes);
   if (self->n_images > 0)
     return TRUE;
-  g_set_error (error, KD_ERROR, KD_ERROR_VALUE, "No images: path=\"%s\", --split=%s, other files=%" G_GINT64_FORMAT "; wanted CLASS/NAME.jpg, .png or .webp",
+  g_set_error (error, KD_ERROR, KD_ERROR_VALUE, "No images: path=\"%s\", --split=%s, other files=%" G_GINT64_FORMAT "; wanted CLASS/NAME.jpg, .png "
+                                                "or .webp",
       self->options->input, self->options->split ? self->options->split : "(none)", self->n_skipped);
   return FALSE;
 }
@@ -107,7 +110,7 @@ flush (KdImages *self, KdDataOut *out, GError **error)
   memcpy (label->data, self->labels->data, label->n_bytes);
   g_byte_array_set_size (self->planes, 0);
   g_array_set_size (self->labels, 0);
-  return kd_data_out_append (out, 2, names, (KdTensor *const[]){ input, label }, error);
+  return kd_data_out_append (out, 2, names, (KdTensor *const[]) { input, label }, error);
 }
 
 static gboolean

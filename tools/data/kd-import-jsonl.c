@@ -148,7 +148,22 @@ array_shape (const KdJsonl *self, const gchar *key, JsonNode *node, guint *ret_r
     node = json_array_get_element (json_node_get_array (node), 0);
   }
   return is_number (node) ||
-         fail (self, error, KD_ERROR_DTYPE, "Array of no numbers", key, node_kind (node), "leave it out with --only");
+      fail (self, error, KD_ERROR_DTYPE, "Array of no numbers", key, node_kind (node), "leave it out with --only");
+}
+
+static KdDtype
+natural_type (JsonNode *node)
+{
+  switch (json_node_get_value_type (node)) {
+  case G_TYPE_STRING:
+    return KD_UTF8;
+  case G_TYPE_BOOLEAN:
+    return KD_BOOL;
+  case G_TYPE_INT64:
+    return KD_INT64;
+  default:
+    return KD_FLOAT32;
+  }
 }
 
 static gboolean
@@ -169,8 +184,7 @@ add_key (KdJsonl *self, const gchar *name, JsonNode *node, GError **error)
   } else if (!JSON_NODE_HOLDS_VALUE (node)) {
     return fail (self, error, KD_ERROR_DTYPE, "Value of no use", name, node_kind (node), "leave it out with --only");
   } else if (!dtype) {
-    GType type = json_node_get_value_type (node);
-    dtype = type == G_TYPE_STRING ? KD_UTF8 : type == G_TYPE_BOOLEAN ? KD_BOOL : type == G_TYPE_INT64 ? KD_INT64 : KD_FLOAT32;
+    dtype = natural_type (node);
   }
   if (key.label)
     field = g_strdup ("label");
@@ -198,10 +212,19 @@ add_keys (KdJsonl *self, JsonObject *object, GError **error)
     return fail (self, error, KD_ERROR_FIELD, "No such key", self->options->label, "nothing", "--label must name a key of the objects");
   if (self->keys->len)
     return TRUE;
-  return fail (self, error, KD_ERROR_FIELD, "Nothing to read", self->options->only ? self->options->only : "(none)", "no such key", "--only must name keys of the objects");
+  return fail (self, error, KD_ERROR_FIELD, "Nothing to read", self->options->only ? self->options->only : "(none)", "no such key",
+      "--only must name keys of the objects");
 }
 
 /* --- values --- */
+
+static gdouble
+largest (KdDtype dtype)
+{
+  if (dtype == KD_FLOAT64)
+    return DBL_MAX;
+  return dtype == KD_FLOAT16 ? 65504 : FLT_MAX;
+}
 
 static gboolean
 put_number (KdJsonl *self, const KdKey *key, JsonNode *node, GError **error)
@@ -218,8 +241,8 @@ put_number (KdJsonl *self, const KdKey *key, JsonNode *node, GError **error)
   real = json_node_get_value_type (node) == G_TYPE_DOUBLE;
   came = real ? g_strdup_printf ("%.17g", json_node_get_double (node)) : g_strdup_printf ("%" G_GINT64_FORMAT, json_node_get_int (node));
   if (column->dtype & KD_ANY_FLOAT) {
-    gdouble value = json_node_get_double (node), most = column->dtype == KD_FLOAT64 ? DBL_MAX : column->dtype == KD_FLOAT16 ? 65504 : FLT_MAX;
-    if (!(fabs (value) <= most))
+    gdouble value = json_node_get_double (node);
+    if (!(fabs (value) <= largest (column->dtype)))
       return fail (self, error, KD_ERROR_RANGE, "Number too large", key->key, came, "give --field NAME=float64");
     kd_column_put_float (column, value);
     return TRUE;
@@ -244,7 +267,8 @@ put_array (KdJsonl *self, const KdKey *key, JsonNode *node, guint axis, GError *
   if (axis == column->rank)
     return put_number (self, key, node, error);
   if (!JSON_NODE_HOLDS_ARRAY (node) || (gint64) json_array_get_length (json_node_get_array (node)) != column->dims[axis]) {
-    came = JSON_NODE_HOLDS_ARRAY (node) ? g_strdup_printf ("%u elements", json_array_get_length (json_node_get_array (node))) : g_strdup (node_kind (node));
+    came = JSON_NODE_HOLDS_ARRAY (node) ? g_strdup_printf ("%u elements", json_array_get_length (json_node_get_array (node)))
+                                        : g_strdup (node_kind (node));
     remedy = g_strdup_printf ("wanted %" G_GINT64_FORMAT " elements on axis %u, as in the first line", column->dims[axis], axis);
     return fail (self, error, KD_ERROR_SHAPE, "Array of another shape", key->key, came, remedy);
   }
@@ -290,7 +314,8 @@ put_row (KdJsonl *self, JsonObject *object, KdDataOut *out, GError **error)
     const KdKey *key = &g_array_index (self->keys, KdKey, i);
     JsonNode *node = json_object_get_member (object, key->key);
     if (!node)
-      return fail (self, error, KD_ERROR_FIELD, "Key missing", key->key, "nothing", "every line needs the keys of the first; leave it out with --only");
+      return fail (self, error, KD_ERROR_FIELD, "Key missing", key->key, "nothing", "every line needs the keys of the first; leave it out with "
+                                                                                    "--only");
     if (!put_value (self, key, node, error))
       return FALSE;
   }

@@ -9,7 +9,7 @@
 
 /* One array being read, from a file or from a member of a zip. */
 typedef struct {
-  gchar *path;   /* for messages: "x.npz:images.npy" */
+  gchar *path; /* for messages: "x.npz:images.npy" */
   gchar *field;
   GInputStream *stream;
   struct archive *archive;
@@ -64,7 +64,8 @@ array_open_file (const gchar *path, const gchar *field, GError **error)
     return NULL;
   }
   if (bytes >= 0 && (gsize) bytes != array->npy.header_bytes + array->npy.row_bytes * (gsize) array->npy.dims[0]) {
-    g_set_error (error, KD_ERROR, KD_ERROR_IO, "npy file is cut off or longer than its header says: path=\"%s\", bytes wanted=%zu, bytes there=%" G_GINT64_FORMAT "; save it again",
+    g_set_error (error, KD_ERROR, KD_ERROR_IO, "npy file is cut off or longer than its header says: path=\"%s\", bytes wanted=%zu, bytes "
+                                               "there=%" G_GINT64_FORMAT "; save it again",
         path, array->npy.header_bytes + array->npy.row_bytes * (gsize) array->npy.dims[0], bytes);
     array_free (array);
     return NULL;
@@ -129,7 +130,8 @@ arrays_agree (GPtrArray *arrays, GError **error)
     KdArray *other = g_ptr_array_index (arrays, i);
     if (other->npy.dims[0] != first->npy.dims[0]) {
       g_set_error (error, KD_ERROR, KD_ERROR_SHAPE,
-          "Arrays differ in their number of rows: \"%s\"=%" G_GINT64_FORMAT ", \"%s\"=%" G_GINT64_FORMAT "; choose with --only NAME,NAME", first->path,
+          "Arrays differ in their number of rows: \"%s\"=%" G_GINT64_FORMAT ", \"%s\"=%" G_GINT64_FORMAT "; choose with --only NAME,NAME",
+          first->path,
           first->npy.dims[0], other->path, other->npy.dims[0]);
       return FALSE;
     }
@@ -206,7 +208,8 @@ npy_run (const KdImportOptions *options, GError **error)
       return FALSE;
     g_ptr_array_add (arrays, array);
     if (array->npy.rank != 1 || !strchr ("iu", array->npy.kind)) {
-      g_set_error (error, KD_ERROR, KD_ERROR_SHAPE, "Not labels: path=\"%s\", rank=%u, kind=%c, wanted=rank 1 of whole numbers", array->path, array->npy.rank,
+      g_set_error (error, KD_ERROR, KD_ERROR_SHAPE, "Not labels: path=\"%s\", rank=%u, kind=%c, wanted=rank 1 of whole numbers", array->path,
+          array->npy.rank,
           array->npy.kind);
       return FALSE;
     }

@@ -59,7 +59,8 @@ take_string (Parser *p, gchar *buffer, gsize size)
 static gboolean
 unsupported (Parser *p, const gchar *what, const gchar *value, const gchar *remedy)
 {
-  g_set_error (p->error, KD_ERROR, KD_ERROR_UNSUPPORTED, "npy array of a kind that is not read: path=\"%s\", %s=%s; %s", p->path, what, value, remedy);
+  g_set_error (p->error, KD_ERROR, KD_ERROR_UNSUPPORTED, "npy array of a kind that is not read: path=\"%s\", %s=%s; %s", p->path, what, value,
+      remedy);
   return FALSE;
 }
 
@@ -72,9 +73,18 @@ parse_descr (KdNpy *npy, Parser *p)
     guint size;
     KdDtype dtype;
   } types[] = {
-    { 'f', 2, KD_FLOAT16 }, { 'f', 4, KD_FLOAT32 }, { 'f', 8, KD_FLOAT64 }, { 'i', 1, KD_INT32 }, { 'i', 2, KD_INT32 },
-    { 'i', 4, KD_INT32 }, { 'i', 8, KD_INT64 }, { 'u', 1, KD_UINT8 }, { 'u', 2, KD_UINT16 }, { 'u', 4, KD_INT64 },
-    { 'u', 8, KD_INT64 }, { 'b', 1, KD_BOOL },
+    { 'f', 2, KD_FLOAT16 },
+    { 'f', 4, KD_FLOAT32 },
+    { 'f', 8, KD_FLOAT64 },
+    { 'i', 1, KD_INT32 },
+    { 'i', 2, KD_INT32 },
+    { 'i', 4, KD_INT32 },
+    { 'i', 8, KD_INT64 },
+    { 'u', 1, KD_UINT8 },
+    { 'u', 2, KD_UINT16 },
+    { 'u', 4, KD_INT64 },
+    { 'u', 8, KD_INT64 },
+    { 'b', 1, KD_BOOL },
   };
   gchar descr[64];
   gint64 size;
@@ -169,13 +179,16 @@ kd_npy_parse_header (KdNpy *npy, const gchar *text, const gchar *path, GError **
     guint bit;
     if (!take_string (&p, key, sizeof key))
       return FALSE;
-    bit = g_str_equal (key, "descr") ? 1 : g_str_equal (key, "fortran_order") ? 2 : g_str_equal (key, "shape") ? 4 : 0;
+    bit = g_str_equal (key, "descr") ? 1 : g_str_equal (key, "fortran_order") ? 2
+        : g_str_equal (key, "shape")                                          ? 4
+                                                                              : 0;
     if (!bit || seen & bit)
       return parse_fail (&p, "the keys descr, fortran_order and shape, once each");
     seen |= bit;
     if (!take (&p, ':'))
       return parse_fail (&p, "':'");
-    if (!(bit == 1 ? parse_descr (npy, &p) : bit == 2 ? parse_fortran (&p, &fortran) : parse_shape (npy, &p)))
+    if (!(bit == 1 ? parse_descr (npy, &p) : bit == 2 ? parse_fortran (&p, &fortran)
+                                                      : parse_shape (npy, &p)))
       return FALSE;
     skip_space (&p);
     if (!take (&p, ',') && *p.at != '}')
@@ -200,7 +213,8 @@ kd_npy_open (KdNpy *npy, KdReadFunc read, gpointer user_data, const gchar *path,
   if (!read (user_data, start, 10, error))
     return FALSE;
   if (memcmp (start, "\x93NUMPY", 6) || start[6] < 1 || start[6] > 3) {
-    g_set_error (error, KD_ERROR, KD_ERROR_FORMAT, "Not an npy file: path=\"%s\", version=%u, wanted=the mark \\x93NUMPY and version 1 to 3", path, start[6]);
+    g_set_error (error, KD_ERROR, KD_ERROR_FORMAT, "Not an npy file: path=\"%s\", version=%u, wanted=the mark \\x93NUMPY and version 1 to 3", path,
+        start[6]);
     return FALSE;
   }
   n_length = start[6] == 1 ? 2 : 4;
