@@ -101,7 +101,8 @@ fix_layout (KdCacheWriter *writer, guint n_fields, const gchar *const *names, Kd
   kd_layout_set (layout, "sample.view", KD_INT64, 1, &any);
   row_bytes = kd_cache_row_bytes (layout);
   writer->manifest->layout = g_steal_pointer (&layout);
-  writer->manifest->block_rows = (gint64) CLAMP (BLOCK_BYTES / row_bytes, 1, MAX_BLOCK_ROWS);
+  /* A power of two: readers find a row's block without a division. */
+  writer->manifest->block_rows = (gint64) 1 << (g_bit_storage (CLAMP (BLOCK_BYTES / row_bytes, 1, MAX_BLOCK_ROWS)) - 1);
   kd_cache_writer_make_columns (writer);
   return TRUE;
 }

@@ -64,6 +64,7 @@ load_sums (KdCacheFile *file, const KdCacheManifest *manifest, const KdCachePart
   if (!reader)
     return FALSE;
   file->n_fields = kd_layout_n_fields (manifest->layout);
+  file->block_shift = (manifest->block_rows & (manifest->block_rows - 1)) ? -1 : (gint) g_bit_storage ((gulong) manifest->block_rows) - 1;
   file->sums = g_ptr_array_new_with_free_func ((GDestroyNotify) kd_tensor_unref);
   file->checked = g_new0 (guint8 *, file->n_fields);
   file->columns = g_new0 (KdH5Column *, file->n_fields);
@@ -116,18 +117,16 @@ kd_cache_file_open (const KdCacheManifest *manifest, const KdCachePart *part, co
 }
 
 gboolean
-kd_cache_file_check (KdCacheFile *file, const KdCacheManifest *manifest, const KdCachePart *part, guint nth, gint64 row,
-    GError **error)
+kd_cache_file_check_block (KdCacheFile *file, const KdCacheManifest *manifest, const KdCachePart *part, guint nth,
+    gint64 block, GError **error)
 {
-  gint64 block = row / manifest->block_rows, first = block * manifest->block_rows;
+  gint64 first = block * manifest->block_rows;
   gint64 n = MIN (manifest->block_rows, part->rows - first);
   const KdLayoutField *field = kd_layout_nth (manifest->layout, nth);
   const KdTensor *sums = g_ptr_array_index (file->sums, nth);
   g_autoptr (KdTensor) rows = NULL;
   gint64 crc, wanted = ((const gint64 *) sums->data)[block];
 
-  if (G_LIKELY (file->checked[nth][block]))
-    return TRUE;
   rows = kd_h5_reader_read (file->reader, field->name, first, n, error);
   if (!rows)
     return FALSE;

@@ -138,6 +138,8 @@ find_in_runs (const KdCacheIndex *index, gint64 id, gint64 view)
     guint64 distance = (guint64) id - (guint64) run->first_id;
     if (run->max_last_id < id)
       break;
+    if (run->stride == 1 && id <= run->last_id && view == run->view)
+      return run->first_row + (gint64) distance; /* by far the usual case, without a division */
     if (id <= run->last_id && view == run->view && distance % (guint64) run->stride == 0)
       return run->first_row + (gint64) (distance / (guint64) run->stride);
   }

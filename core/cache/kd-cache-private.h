@@ -88,6 +88,7 @@ typedef struct {
   GPtrArray *sums;      /* of KdTensor int64 [blocks], in the layout's order */
   KdH5Column **columns; /* [fields], of the reader */
   guint8 **checked;     /* [fields][blocks] */
+  gint block_shift;     /* of block_rows, -1 when that is no power of two */
   guint n_fields;
   guint64 last_use;
 } KdCacheFile;
@@ -95,9 +96,18 @@ typedef struct {
 KdCacheFile *kd_cache_file_open (const KdCacheManifest *manifest, const KdCachePart *part, const gchar *path, gboolean may_map,
     GError **error);
 void kd_cache_file_close (KdCacheFile *file);
+/* kd_cache_file_check_block: compare a block of field @nth with its checksum. */
+gboolean kd_cache_file_check_block (KdCacheFile *file, const KdCacheManifest *manifest, const KdCachePart *part, guint nth,
+    gint64 block, GError **error);
 /* kd_cache_file_check: the block that @row of field @nth lies in, when it has not been before. */
-gboolean kd_cache_file_check (KdCacheFile *file, const KdCacheManifest *manifest, const KdCachePart *part, guint nth, gint64 row,
-    GError **error);
+static inline gboolean
+kd_cache_file_check (KdCacheFile *file, const KdCacheManifest *manifest, const KdCachePart *part, guint nth, gint64 row,
+    GError **error)
+{
+  gint64 block = file->block_shift >= 0 ? row >> file->block_shift : row / manifest->block_rows;
+
+  return G_LIKELY (file->checked[nth][block]) || kd_cache_file_check_block (file, manifest, part, nth, block, error);
+}
 /* kd_cache_block_sums: (transfer full) CRC-32C of each block of @rows rows at @data. */
 KdTensor *kd_cache_block_sums (gconstpointer data, gint64 rows, gsize row_bytes, gint64 block_rows);
 guint32 kd_cache_sum_sums (guint32 crc, const KdTensor *sums);

@@ -5,7 +5,9 @@
 
 /* Open parts at once: below the usual limit of 1024 descriptors. */
 #define MAX_OPEN 256
-#define TAKE_ROWS 64
+/* Enough to hide DRAM, little enough to stay in L1. */
+#define AHEAD_ROWS 8
+#define AHEAD_BYTES ((gsize) 512)
 
 struct _KdCacheReader {
   gchar *path;
@@ -243,40 +245,37 @@ take_scattered (KdCacheReader *reader, guint field, gint64 n, const gint64 *rows
   return TRUE;
 }
 
-/* The hot path: rows of mapped parts, wherever they are; first all addresses, so that the memory is on its way when it is copied.
- * Returns 1 done, 0 for the caller to do it the long way, -1 with @error. */
+/* The hot path: rows of mapped parts, wherever they are. An address is looked up and its memory called for some rows before it is
+ * copied. Returns 1 done, 0 for the caller to do it the long way, -1 with @error. */
 static gint
 take_mapped (KdCacheReader *reader, guint field, gint64 n, const gint64 *rows, KdTensor *out, GError **error)
 {
-  const guint8 *from[TAKE_ROWS];
+  const guint8 *from[AHEAD_ROWS];
   const KdCachePart *part = NULL;
   KdCacheFile *file = NULL;
-  gsize bytes = kd_tensor_row_elements (out) * kd_dtype_size (out->dtype);
+  gsize bytes = kd_tensor_row_elements (out) * kd_dtype_size (out->dtype), ahead = MIN (bytes, AHEAD_BYTES);
 
   if (!reader->may_map || out->dtype == KD_BOOL || bytes == 0)
     return 0;
-  for (gint64 done = 0, now; done < n; done += now) {
-    now = MIN (n - done, TAKE_ROWS);
-    for (gint64 i = 0; i < now; i++) {
-      gint64 row = rows[done + i];
-      if (!part || row < part->first_row || row >= part->first_row + part->rows) {
-        guint nth = part_of_row (reader, row);
-        part = g_ptr_array_index (reader->manifest->parts, nth);
-        file = open_part (reader, nth, error);
-        if (!file)
-          return -1;
-        if (!file->reader->map->bytes || file->columns[field]->storage == KD_H5_LIBRARY)
-          return 0;
-      }
-      row -= part->first_row;
-      if (!kd_cache_file_check (file, reader->manifest, part, field, row, error))
+  for (gint64 i = 0; i < n + AHEAD_ROWS; i++) {
+    if (i >= AHEAD_ROWS)
+      memcpy ((guint8 *) out->data + (gsize) (i - AHEAD_ROWS) * bytes, from[i % AHEAD_ROWS], bytes);
+    if (i >= n)
+      continue;
+    if (!part || rows[i] < part->first_row || rows[i] >= part->first_row + part->rows) {
+      guint nth = part_of_row (reader, rows[i]);
+      part = g_ptr_array_index (reader->manifest->parts, nth);
+      file = open_part (reader, nth, error);
+      if (!file)
         return -1;
-      from[i] = file->reader->map->bytes + kd_h5_column_offset (file->columns[field], row);
-      for (gsize at = 0; at < MIN (bytes, 512); at += 64)
-        __builtin_prefetch (from[i] + at);
+      if (!file->reader->map->bytes || file->columns[field]->storage == KD_H5_LIBRARY)
+        return 0;
     }
-    for (gint64 i = 0; i < now; i++)
-      memcpy ((guint8 *) out->data + (gsize) (done + i) * bytes, from[i], bytes);
+    if (!kd_cache_file_check (file, reader->manifest, part, field, rows[i] - part->first_row, error))
+      return -1;
+    from[i % AHEAD_ROWS] = file->reader->map->bytes + kd_h5_column_offset (file->columns[field], rows[i] - part->first_row);
+    for (gsize at = 0; at < ahead; at += 64)
+      __builtin_prefetch (from[i % AHEAD_ROWS] + at);
   }
   return 1;
 }
