@@ -38,6 +38,7 @@ leaf_open (Leaf *leaf, const gchar *element, const gchar *properties, gint64 n)
   g_auto (GStrv) pairs = g_strsplit (properties, " ", -1);
   g_autoptr (GError) error = NULL;
 
+  leaf_clear (leaf);
   ck_assert_msg (factory != NULL, "no element %s", element);
   leaf->desc = kd_element_factory_desc (factory, &leaf->kind);
   ck_assert (leaf->desc != NULL);
