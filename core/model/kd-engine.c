@@ -36,7 +36,8 @@ no_engine (const gchar *name)
 {
   return g_error_new (KD_ERROR, KD_ERROR_ENGINE,
       "No tensor engine: name=%s; install libtorch-dev and build kdstream with -Dtorch=enabled, and let GST_PLUGIN_PATH hold "
-      "libkdengine%s.so", name, name);
+      "libkdengine%s.so",
+      name, name);
 }
 
 KdEngine *

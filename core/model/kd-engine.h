@@ -14,7 +14,8 @@ typedef struct _KdScript KdScript; /* a loaded TorchScript module */
 
 #define KD_SCRIPT_MAX_OUTPUTS 16
 
-/** KdOp: what an engine can compute. Meaning of inputs, integers and reals: kd-graph.h, which has one function an operation. */
+/** KdOp: what an engine can compute. Meaning of inputs, integers and reals: kd-ops.h, which has one function an operation. */
+/* clang-format off */
 typedef enum {
   KD_OP_LINEAR, KD_OP_MATMUL, KD_OP_CONV1D, KD_OP_CONV2D, KD_OP_BATCH_NORM, KD_OP_LAYER_NORM, KD_OP_EMBEDDING,
   KD_OP_RELU, KD_OP_GELU, KD_OP_SILU, KD_OP_TANH, KD_OP_SIGMOID, KD_OP_EXP, KD_OP_LOG, KD_OP_SQRT, KD_OP_ABS, KD_OP_NEG,
@@ -26,6 +27,7 @@ typedef enum {
   KD_OP_MASKED_FILL, KD_OP_WHERE, KD_OP_TRIL, KD_OP_CAST_FLOAT, KD_OP_CUMSUM, KD_OP_ATTENTION, KD_OP_DETACH, KD_OP_FLIP, KD_OP_SPARSE_MATMUL,
   KD_N_OPS
 } KdOp;
+/* clang-format on */
 
 #define KD_TYPE_ENGINE (kd_engine_get_type ())
 KD_API GType kd_engine_get_type (void);

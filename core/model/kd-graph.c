@@ -137,7 +137,7 @@ kd_forward_grad (KdForward *forward, KdVar *var, GError **error)
 
   if (!grad && !reason)
     g_set_error (error, KD_ERROR, KD_ERROR_VALUE, "No gradient: none has reached this value; it must be an input made with requires_grad, "
-        "and an output must depend on it");
+                                                  "and an output must depend on it");
   else if (!grad)
     g_propagate_error (error, reason);
   return grad;

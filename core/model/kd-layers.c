@@ -37,7 +37,8 @@ kd_layer_conv2d (KdForward *forward, const gchar *name, KdVar *x, gint64 out, gi
   if (groups < 1 || kernel < 1 || in % groups || out % groups)
     return kd_forward_fail (forward, KD_ERROR_SHAPE,
         "Convolution does not fit: layer=%s%s, channels=%" G_GINT64_FORMAT " to %" G_GINT64_FORMAT ", groups=%d, kernel=%d; groups must "
-        "divide both", forward->scope->str, name, in, out, groups, kernel);
+        "divide both",
+        forward->scope->str, name, in, out, groups, kernel);
   kd_push (forward, "%s", name);
   weight = kd_param (forward, "weight", KD_INIT_KAIMING_UNIFORM, 4, (gint64[]) { out, in / groups, kernel, kernel });
   if (bias)
@@ -96,7 +97,8 @@ kd_layer_dropout (KdForward *forward, KdVar *x, gdouble p)
     return x;
   if (!forward->has_random || p >= 1.0)
     return kd_forward_fail (forward, KD_ERROR_VALUE, "Dropout not possible: p=%g, random stream=%s; p must be below 1 and a training pass "
-        "be given a stream", p, forward->has_random ? "given" : "missing");
+                                                     "be given a stream",
+        p, forward->has_random ? "given" : "missing");
   mask = kd_tensor_new (KD_FLOAT32, rank, dims);
   keep = mask->data;
   n = kd_tensor_n_elements (mask);

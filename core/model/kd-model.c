@@ -124,7 +124,8 @@ note_shape (KdModel *model, KdForward *forward, const gchar *name, KdVar *var, G
   if (shape.rank == 0 || shape.dims[0] != BUILD_SAMPLES) {
     g_autofree gchar *dims = dims_string (shape.rank, shape.dims);
     g_set_error (error, KD_ERROR, KD_ERROR_SHAPE, "Output does not keep the samples: output=%s, samples in=%d, shape=%s; its first axis must be "
-        "the samples", name ? name : "logits", BUILD_SAMPLES, dims);
+                                                  "the samples",
+        name ? name : "logits", BUILD_SAMPLES, dims);
     g_free (shape.name);
     return FALSE;
   }
@@ -144,7 +145,8 @@ build (KdModel *model, KdDtype dtype, GError **error)
   model->dims[0] = BUILD_SAMPLES;
   if (model->rank == 0 || !(dtype & KD_ANY_NUMBER) || !kd_shape_bytes (dtype, model->rank, model->dims, &bytes)) {
     g_set_error (error, KD_ERROR, KD_ERROR_SHAPE, "Input not accepted: dtype=%s, rank=%u; a model needs numbers in an array whose axes, but for "
-        "the samples', have a fixed size", kd_dtype_name (dtype), model->rank);
+                                                  "the samples', have a fixed size",
+        kd_dtype_name (dtype), model->rank);
     return FALSE;
   }
   zeros = kd_tensor_new_zero (dtype, model->rank, model->dims);
@@ -210,7 +212,8 @@ check_weights_arch (KdModel *model, const gchar *path, GError **error)
   if (g_str_equal (ours, theirs))
     return TRUE;
   g_set_error (error, KD_ERROR, KD_ERROR_MISMATCH, "Weights do not fit the model: path=\"%s\", file's arch=\"%s\", model's arch=\"%s\"; give the "
-      "architecture that the weights were made with", path, theirs, ours);
+                                                   "architecture that the weights were made with",
+      path, theirs, ours);
   return FALSE;
 }
 

@@ -37,8 +37,8 @@ typedef struct _KdModel KdModel;
  * A file's metadata kd.arch, where there is one, must mean the same as @arch (KD_ERROR_MISMATCH).
  * The further outputs of a script are its layers "output1", "output2" ...
  */
-KD_API KdModel *kd_model_new (const gchar *engine, const gchar *arch, const gchar *script, const gchar *weights, guint64 seed, KdDtype dtype, guint rank,
-    const gint64 *dims, GError **error);
+KD_API KdModel *kd_model_new (const gchar *engine, const gchar *arch, const gchar *script, const gchar *weights, guint64 seed,
+    KdDtype dtype, guint rank, const gint64 *dims, GError **error);
 KD_API KdModel *kd_model_ref (KdModel *model);
 KD_API void kd_model_unref (KdModel *model);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (KdModel, kd_model_unref)

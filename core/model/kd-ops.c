@@ -19,48 +19,48 @@ kd_op_name (KdOp op)
 #define NONE NULL, 0
 #define IN(...) (KdVar *const[]) { __VA_ARGS__ }, G_N_ELEMENTS (((KdVar *const[]) { __VA_ARGS__ }))
 
-#define UNARY(name, op)                                                                                                \
-  KdVar *name (KdForward *forward, KdVar *x)                                                                           \
-  {                                                                                                                    \
-    return x ? kd_op (forward, op, IN (x), NONE, NONE) : NULL;                                                         \
+#define UNARY(name, op)                                        \
+  KdVar *name (KdForward *forward, KdVar *x)                   \
+  {                                                            \
+    return x ? kd_op (forward, op, IN (x), NONE, NONE) : NULL; \
   }
-#define BINARY(name, op)                                                                                               \
-  KdVar *name (KdForward *forward, KdVar *a, KdVar *b)                                                                 \
-  {                                                                                                                    \
-    return a && b ? kd_op (forward, op, IN (a, b), NONE, NONE) : NULL;                                                 \
+#define BINARY(name, op)                                               \
+  KdVar *name (KdForward *forward, KdVar *a, KdVar *b)                 \
+  {                                                                    \
+    return a && b ? kd_op (forward, op, IN (a, b), NONE, NONE) : NULL; \
   }
-#define ALONG(name, op)                                                                                                \
-  KdVar *name (KdForward *forward, KdVar *x, gint axis)                                                                \
-  {                                                                                                                    \
-    return x ? kd_op (forward, op, IN (x), INTS (axis), NONE) : NULL;                                                  \
+#define ALONG(name, op)                                               \
+  KdVar *name (KdForward *forward, KdVar *x, gint axis)               \
+  {                                                                   \
+    return x ? kd_op (forward, op, IN (x), INTS (axis), NONE) : NULL; \
   }
-#define REDUCE(name, op)                                                                                               \
-  KdVar *name (KdForward *forward, KdVar *x, gint axis, gboolean keep)                                                 \
-  {                                                                                                                    \
-    return x ? kd_op (forward, op, IN (x), INTS (axis, keep), NONE) : NULL;                                            \
+#define REDUCE(name, op)                                                    \
+  KdVar *name (KdForward *forward, KdVar *x, gint axis, gboolean keep)      \
+  {                                                                         \
+    return x ? kd_op (forward, op, IN (x), INTS (axis, keep), NONE) : NULL; \
   }
-#define POOL(name, op)                                                                                                 \
-  KdVar *name (KdForward *forward, KdVar *x, gint kernel, gint stride, gint padding)                                   \
-  {                                                                                                                    \
-    return x ? kd_op (forward, op, IN (x), INTS (kernel, stride, padding), NONE) : NULL;                               \
+#define POOL(name, op)                                                                   \
+  KdVar *name (KdForward *forward, KdVar *x, gint kernel, gint stride, gint padding)     \
+  {                                                                                      \
+    return x ? kd_op (forward, op, IN (x), INTS (kernel, stride, padding), NONE) : NULL; \
   }
-#define CONV(name, op)                                                                                                 \
+#define CONV(name, op)                                                                                                          \
   KdVar *name (KdForward *forward, KdVar *x, KdVar *weight, KdVar *bias, gint stride, gint padding, gint dilation, gint groups) \
-  {                                                                                                                    \
-    return x && weight ? kd_op (forward, op, IN (x, weight, bias), INTS (stride, padding, dilation, groups), NONE) : NULL; \
+  {                                                                                                                             \
+    return x && weight ? kd_op (forward, op, IN (x, weight, bias), INTS (stride, padding, dilation, groups), NONE) : NULL;      \
   }
-#define JOIN(name, op)                                                                                                 \
-  KdVar *name (KdForward *forward, guint n, KdVar *const *parts, gint axis)                                            \
-  {                                                                                                                    \
-    for (guint i = 0; i < n; i++)                                                                                      \
-      if (!parts[i])                                                                                                   \
-        return NULL;                                                                                                   \
-    return kd_op (forward, op, parts, n, INTS (axis), NONE);                                                           \
+#define JOIN(name, op)                                                      \
+  KdVar *name (KdForward *forward, guint n, KdVar *const *parts, gint axis) \
+  {                                                                         \
+    for (guint i = 0; i < n; i++)                                           \
+      if (!parts[i])                                                        \
+        return NULL;                                                        \
+    return kd_op (forward, op, parts, n, INTS (axis), NONE);                \
   }
-#define SHAPE(name, op)                                                                                                \
-  KdVar *name (KdForward *forward, KdVar *x, guint rank, const gint64 *dims)                                           \
-  {                                                                                                                    \
-    return x ? kd_op (forward, op, IN (x), dims, rank, NONE) : NULL;                                                   \
+#define SHAPE(name, op)                                                      \
+  KdVar *name (KdForward *forward, KdVar *x, guint rank, const gint64 *dims) \
+  {                                                                          \
+    return x ? kd_op (forward, op, IN (x), dims, rank, NONE) : NULL;         \
   }
 
 UNARY (kd_relu, KD_OP_RELU)

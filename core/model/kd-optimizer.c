@@ -73,16 +73,19 @@ adamw (const KdStep *step, const Span *s)
 static Span
 span_at (const KdParamSet *set, gsize offset, gsize n, gfloat decay)
 {
-  return (Span) { .value = set->values + offset, .grad = set->grads + offset,
-    .moment1 = set->moment[0] ? set->moment[0] + offset : NULL,
-    .moment2 = set->moment[1] ? set->moment[1] + offset : NULL, .n = n, .decay = decay };
+  Span span = { .value = set->values + offset, .grad = set->grads + offset, .n = n, .decay = decay };
+
+  span.moment1 = set->moment[0] ? set->moment[0] + offset : NULL;
+  span.moment2 = set->moment[1] ? set->moment[1] + offset : NULL;
+  return span;
 }
 
 void
 kd_param_set_step (KdParamSet *set, const KdStep *step)
 {
   gboolean is_adamw = step->optimizer == KD_OPTIMIZER_ADAMW;
-  void (*update) (const KdStep *, const Span *) = is_adamw ? adamw : step->momentum != 0.0 ? sgd_momentum : sgd;
+  void (*update) (const KdStep *, const Span *) = is_adamw ? adamw : step->momentum != 0.0 ? sgd_momentum
+                                                                                           : sgd;
 
   g_return_if_fail (set->frozen);
   _kd_param_set_ensure (set, &set->grads);
@@ -110,7 +113,8 @@ sum_of_squares (const gfloat *values, gsize n)
 {
   gdouble sum = 0.0;
 
-#pragma omp simd reduction(+ : sum)
+#pragma omp simd reduction(+ \
+                           : sum)
   for (gsize i = 0; i < n; i++)
     sum += (gdouble) values[i] * (gdouble) values[i];
   return sum;

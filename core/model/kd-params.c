@@ -104,16 +104,22 @@ kd_param_set_add (KdParamSet *set, const gchar *name, guint rank, const gint64 *
   }
   if (rank > KD_MAX_RANK || !kd_shape_bytes (KD_FLOAT32, rank, dims, &bytes) || bytes > G_MAXSSIZE / 64) {
     g_set_error (error, KD_ERROR, KD_ERROR_SHAPE, "Parameter's shape not accepted: name=\"%s\", rank=%u; an axis is negative or "
-        "the whole too large", name, rank);
+                                                  "the whole too large",
+        name, rank);
     return FALSE;
   }
   entry = g_new0 (KdParamEntry, 1);
-  entry->info = (KdParamInfo) { .name = g_strdup (name), .rank = rank, .n = bytes / sizeof (gfloat), .trainable = trainable,
-    .decay = trainable && rank > 1 };
+  entry->info.name = g_strdup (name);
+  entry->info.rank = rank;
+  entry->info.n = bytes / sizeof (gfloat);
+  entry->info.trainable = trainable;
+  entry->info.decay = trainable && rank > 1;
   if (rank)
     memcpy (entry->info.dims, dims, rank * sizeof *dims);
   entry->init = init;
-  entry->fan_in = init == KD_INIT_FAN_IN_BIAS ? dims[1] : rank > 1 ? product (dims, 1, rank) : rank ? dims[0] : 1;
+  entry->fan_in = init == KD_INIT_FAN_IN_BIAS ? dims[1] : rank > 1 ? product (dims, 1, rank)
+      : rank                                                       ? dims[0]
+                                                                   : 1;
   entry->fan_out = rank > 1 ? dims[0] * product (dims, 2, rank) : entry->fan_in;
   g_ptr_array_add (set->entries, entry);
   g_hash_table_insert (set->by_name, entry->info.name, GUINT_TO_POINTER (set->entries->len));
@@ -310,7 +316,8 @@ check_state (KdParamSet *set, GHashTable *state, guint part, guint *ret_n_found,
       g_autofree gchar *shape = kd_tensor_shape_string (tensor);
       g_set_error (error, KD_ERROR, KD_ERROR_MISMATCH,
           "State does not fit the model: parameter=%s, state=%s %s, model has %" G_GSIZE_FORMAT
-          " numbers; resume with the model that was saved", name, kd_dtype_name (tensor->dtype), shape, info->n);
+          " numbers; resume with the model that was saved",
+          name, kd_dtype_name (tensor->dtype), shape, info->n);
       return FALSE;
     }
   }

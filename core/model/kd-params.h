@@ -12,8 +12,8 @@ typedef enum {
   KD_INIT_KAIMING_UNIFORM, /* PyTorch's default for linear and conv: uniform +-sqrt(1/fan_in) */
   KD_INIT_KAIMING_NORMAL,  /* normal, variance 2/fan_out (He; for relu) */
   KD_INIT_XAVIER_UNIFORM,
-  KD_INIT_NORMAL_002, /* normal, deviation 0.02 */
-  KD_INIT_NORMAL,     /* normal, deviation 1 */
+  KD_INIT_NORMAL_002,  /* normal, deviation 0.02 */
+  KD_INIT_NORMAL,      /* normal, deviation 1 */
   KD_INIT_FAN_IN_BIAS, /* uniform +-sqrt(1/dims[1]), dims[1] is the layer's fan-in; the tensor is [dims[0]] */
 } KdInit;
 
@@ -53,7 +53,8 @@ KD_API void kd_param_set_zero_grads (KdParamSet *set);
 KD_API gdouble kd_param_set_grad_norm2 (const KdParamSet *set);
 
 /** KdStep: one optimiser step, sent upstream by kdtrain. */
-typedef enum { KD_OPTIMIZER_SGD, KD_OPTIMIZER_ADAMW } KdOptimizer;
+typedef enum { KD_OPTIMIZER_SGD,
+  KD_OPTIMIZER_ADAMW } KdOptimizer;
 typedef struct {
   KdOptimizer optimizer;
   gdouble learning_rate;
@@ -61,8 +62,8 @@ typedef struct {
   gdouble momentum;     /* sgd */
   gboolean nesterov;
   gdouble beta1, beta2, epsilon; /* adamw */
-  gdouble grad_scale; /* multiplies every gradient first: clipping and accumulation */
-  guint64 step;       /* from 1 */
+  gdouble grad_scale;            /* multiplies every gradient first: clipping and accumulation */
+  guint64 step;                  /* from 1 */
 } KdStep;
 
 /** kd_param_set_step: update all trainable parameters, as torch.optim.SGD / AdamW do (same formulas; tested against them), and zero the

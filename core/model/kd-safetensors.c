@@ -42,7 +42,7 @@ file_close (File *file)
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (File, file_close)
 
 static gboolean G_GNUC_PRINTF (3, 4)
-refuse (const File *file, GError **error, const gchar *format, ...)
+    refuse (const File *file, GError **error, const gchar *format, ...)
 {
   g_autofree gchar *reason = NULL;
   va_list args;
@@ -190,7 +190,8 @@ read_entry (const File *file, const gchar *name, Entry *ret, GError **error)
   ret->dtype = dtype_of (json_node_get_string (dtype));
   if (!ret->dtype) {
     g_set_error (error, KD_ERROR, KD_ERROR_DTYPE, "Type of weights not supported: path=\"%s\", tensor=\"%s\", dtype=%s, "
-        "supported=F32 F16 BF16 F64", file->path, name, json_node_get_string (dtype));
+                                                  "supported=F32 F16 BF16 F64",
+        file->path, name, json_node_get_string (dtype));
     return FALSE;
   }
   if (!read_ints (object, "shape", KD_MAX_RANK, &ret->rank, ret->dims) ||

@@ -15,7 +15,10 @@
 
 #define MAX_WIDTH (1 << 24)
 
-typedef enum { RELU, TANH, GELU, SILU } Activation;
+typedef enum { RELU,
+  TANH,
+  GELU,
+  SILU } Activation;
 
 typedef struct {
   gchar *dims;

@@ -29,7 +29,11 @@ normal_tensor (guint rank, const gint64 *dims, guint64 seed)
     ((gfloat *) tensor->data)[i] = (gfloat) kd_random_normal (&random);
   return tensor;
 }
-#define DIMS(...) G_N_ELEMENTS (((const gint64[]) { __VA_ARGS__ })), (const gint64[]) { __VA_ARGS__ }
+#define DIMS(...)                                                     \
+  G_N_ELEMENTS (((const gint64[]) { __VA_ARGS__ })), (const gint64[]) \
+  {                                                                   \
+    __VA_ARGS__                                                       \
+  }
 
 static KdTensor *
 logits_of (KdModel *model, KdTensor *input, gboolean training, guint64 seed)
@@ -75,9 +79,9 @@ dot (const KdTensor *a, const KdTensor *b)
 GST_START_TEST (test_build)
 {
   g_autoptr (KdModel) model = model_new ("mlp dims=8,5,3 activation=tanh", 1), same = model_new ("mlp activation=tanh dims=8,5,3 dropout=0", 1),
-      other = model_new ("mlp dims=8,5,3 activation=tanh", 2), relu = model_new ("mlp dims=8,5,3", 1);
+                      other = model_new ("mlp dims=8,5,3 activation=tanh", 2), relu = model_new ("mlp dims=8,5,3", 1);
   g_autofree gchar *a = kd_model_fingerprint (model), *b = kd_model_fingerprint (same), *c = kd_model_fingerprint (other),
-      *d = kd_model_fingerprint (relu);
+                   *d = kd_model_fingerprint (relu);
   gint64 dims[KD_MAX_RANK];
 
   fail_unless_equals_int (kd_model_output_shape (model, dims), 2);
@@ -181,7 +185,7 @@ GST_START_TEST (test_dropout)
 {
   g_autoptr (KdModel) model = model_new ("mlp dims=8,400,3 dropout=0.5", 1);
   g_autoptr (KdTensor) x = normal_tensor (DIMS (ROWS, IN), 1), quiet = logits_of (model, x, FALSE, 1), a = logits_of (model, x, TRUE, 1),
-      b = logits_of (model, x, TRUE, 1), c = logits_of (model, x, TRUE, 2);
+                       b = logits_of (model, x, TRUE, 1), c = logits_of (model, x, TRUE, 2);
   KdVar *in, *out;
   GError *error = NULL;
 
@@ -197,7 +201,7 @@ GST_START_TEST (test_input_types)
 {
   g_autoptr (KdModel) model = model_new ("mlp dims=8,3", 1);
   g_autoptr (KdTensor) bytes = kd_tensor_new (KD_UINT8, DIMS (2, IN)), floats = kd_tensor_new (KD_FLOAT32, DIMS (2, IN)), half = NULL,
-      text = kd_tensor_new_utf8 (1, (const gint64[]) { 0, 1 }, "x"), a = NULL, b = NULL, c = NULL, wide = normal_tensor (DIMS (2, IN + 1), 1);
+                       text = kd_tensor_new_utf8 (1, (const gint64[]) { 0, 1 }, "x"), a = NULL, b = NULL, c = NULL, wide = normal_tensor (DIMS (2, IN + 1), 1);
   KdVar *in, *out;
   GError *error = NULL;
 

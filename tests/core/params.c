@@ -156,8 +156,7 @@ large_step (gdouble *ret_norm2)
 {
   g_autoptr (KdParamSet) set = kd_param_set_new (3);
   const gint64 dims[] = { 300, 1001 };
-  KdStep step = { .optimizer = KD_OPTIMIZER_ADAMW, .learning_rate = 0.01, .weight_decay = 0.1, .beta1 = 0.9, .beta2 = 0.999,
-    .epsilon = 1e-8, .grad_scale = 1, .step = 1 };
+  KdStep step = { .optimizer = KD_OPTIMIZER_ADAMW, .learning_rate = 0.01, .weight_decay = 0.1, .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .grad_scale = 1, .step = 1 };
   KdRandom random;
 
   kd_param_set_add (set, "w", 2, dims, KD_INIT_KAIMING_UNIFORM, TRUE, NULL);

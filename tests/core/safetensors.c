@@ -5,19 +5,19 @@
 
 /* Reads ours, compares with what it must be, and writes float32, float16 and float64 ones. */
 static const gchar script[] =
-  "import sys, os, numpy as np\n"
-  "from safetensors import safe_open\n"
-  "from safetensors.numpy import save_file\n"
-  "os.chdir(sys.argv[1])\n"
-  "with safe_open('ours.safetensors', framework='numpy') as f:\n"
-  "    assert f.metadata() == {'kd.arch': 'mlp dims=\"3,2\"', 'note': '\\u00fc'}, f.metadata()\n"
-  "    assert sorted(f.keys()) == ['a.weight', 'b', 'empty', 'scalar'], list(f.keys())\n"
-  "    assert (f.get_tensor('a.weight') == np.arange(6, dtype=np.float32).reshape(2, 3)).all()\n"
-  "    assert (f.get_tensor('b') == [-0.5, 7]).all() and f.get_tensor('scalar') == 3.25\n"
-  "    assert f.get_tensor('empty').shape == (0, 4)\n"
-  "for dtype in ('float32', 'float16', 'float64'):\n"
-  "    save_file({'a.weight': np.full((2, 3), 0.625, dtype), 'b': np.array([1, 2], dtype), 'scalar': np.array(-4, dtype),\n"
-  "               'empty': np.zeros((0, 4), dtype)}, dtype + '.safetensors', metadata={'format': 'np'})\n";
+    "import sys, os, numpy as np\n"
+    "from safetensors import safe_open\n"
+    "from safetensors.numpy import save_file\n"
+    "os.chdir(sys.argv[1])\n"
+    "with safe_open('ours.safetensors', framework='numpy') as f:\n"
+    "    assert f.metadata() == {'kd.arch': 'mlp dims=\"3,2\"', 'note': '\\u00fc'}, f.metadata()\n"
+    "    assert sorted(f.keys()) == ['a.weight', 'b', 'empty', 'scalar'], list(f.keys())\n"
+    "    assert (f.get_tensor('a.weight') == np.arange(6, dtype=np.float32).reshape(2, 3)).all()\n"
+    "    assert (f.get_tensor('b') == [-0.5, 7]).all() and f.get_tensor('scalar') == 3.25\n"
+    "    assert f.get_tensor('empty').shape == (0, 4)\n"
+    "for dtype in ('float32', 'float16', 'float64'):\n"
+    "    save_file({'a.weight': np.full((2, 3), 0.625, dtype), 'b': np.array([1, 2], dtype), 'scalar': np.array(-4, dtype),\n"
+    "               'empty': np.zeros((0, 4), dtype)}, dtype + '.safetensors', metadata={'format': 'np'})\n";
 
 static void
 fill (KdParamSet *set, const gchar *name, const gfloat *values, gsize n)
@@ -66,7 +66,7 @@ main (void)
   const gchar *const metadata[] = { "kd.arch", "mlp dims=\"3,2\"", "note", "ü", NULL };
   g_autoptr (KdParamSet) set = make_set ();
   g_autofree gchar *folder = g_dir_make_tmp ("kd-st-XXXXXX", NULL), *path = g_build_filename (folder, "ours.safetensors", NULL), *text = NULL,
-      *command = g_strdup_printf ("rm -rf '%s'", folder);
+                   *command = g_strdup_printf ("rm -rf '%s'", folder);
   gint status = -1;
 
   if (!g_spawn_sync (NULL, (gchar **) argv, NULL, G_SPAWN_SEARCH_PATH | G_SPAWN_STDERR_TO_DEV_NULL, NULL, NULL, NULL, NULL, &status, NULL) || status)

@@ -77,7 +77,7 @@ GST_START_TEST (test_refusal)
 
   fail_if (model_new ("mlp dims=4,3", 2, dims, &error));
   fail_unless_equals_string (error->message, "Model cannot be built: arch=\"mlp dims=4,3\": Input does not fit: arch=mlp, dims=\"4,3\", numbers a "
-      "sample=5; dims must begin with that number");
+                                             "sample=5; dims must begin with that number");
   kd_assert_error (error, KD_ERROR_SHAPE, "sample=5");
   fail_if (model_new ("mlp dims=5,", 2, dims, &error));
   kd_assert_error (error, KD_ERROR_RANGE, "arch=mlp, dims=\"5,\", item=\"\"");

@@ -113,5 +113,5 @@ kd_torch_engine_init (KdTorchEngine *engine)
 }
 
 KD_PLUGIN_DEFINE ("kdstream tensor engine on libtorch",
-    GST_DEBUG_CATEGORY_INIT (kd_torch_debug, "kdenginetorch", 0, "kdstream tensor engine on libtorch");
-    return kd_engine_register (plugin, "torch", kd_torch_engine_get_type ());)
+                  GST_DEBUG_CATEGORY_INIT (kd_torch_debug, "kdenginetorch", 0, "kdstream tensor engine on libtorch");
+                  return kd_engine_register (plugin, "torch", kd_torch_engine_get_type ());)

@@ -13,8 +13,7 @@ namespace
 /* libtorch prints its warnings on stderr; a library must not. */
 #if TORCH_VERSION_MAJOR < 2
 namespace warnings = c10::Warning;
-struct QuietHandler : c10::WarningHandler
-{
+struct QuietHandler : c10::WarningHandler {
   void
   process (const c10::SourceLocation &, const std::string &text, const bool) override
   {
@@ -23,8 +22,7 @@ struct QuietHandler : c10::WarningHandler
 };
 #else
 namespace warnings = c10::WarningUtils;
-struct QuietHandler : c10::WarningHandler
-{
+struct QuietHandler : c10::WarningHandler {
   void
   process (const c10::Warning &warning) override
   {
@@ -151,11 +149,13 @@ kd_torch_from_memory (KdTensor *tensor)
 
   if (tensor->dtype == KD_UINT16) { /* libtorch 1.13 has none */
     KdTensor *wide = kd_tensor_cast (tensor, KD_INT32, nullptr);
-    return at::from_blob (wide->data, sizes, [wide] (void *) { kd_tensor_unref (wide); }, at::TensorOptions (at::kInt));
+    return at::from_blob (
+        wide->data, sizes, [wide] (void *) { kd_tensor_unref (wide); }, at::TensorOptions (at::kInt));
   }
   at::ScalarType dtype = torch_dtype (tensor->dtype);
   kd_tensor_ref (tensor);
-  return at::from_blob (tensor->data, sizes, [tensor] (void *) { kd_tensor_unref (tensor); }, at::TensorOptions (dtype));
+  return at::from_blob (
+      tensor->data, sizes, [tensor] (void *) { kd_tensor_unref (tensor); }, at::TensorOptions (dtype));
 }
 
 at::Tensor

@@ -32,7 +32,7 @@ kd_torch_conv (const Args &a, gint64 rank)
   kd_torch_want_positive (a.ints[3], "groups");
   return rank == 3 ? at::conv1d (x, w, b, { a.ints[0] }, at::IntArrayRef { a.ints[1] }, { a.ints[2] }, a.ints[3])
                    : at::conv2d (x, w, b, { a.ints[0], a.ints[0] }, at::IntArrayRef { a.ints[1], a.ints[1] },
-                       { a.ints[2], a.ints[2] }, a.ints[3]);
+                         { a.ints[2], a.ints[2] }, a.ints[3]);
 }
 
 at::Tensor

@@ -55,8 +55,7 @@ namespace
 
 typedef KdTorchArgs Args;
 typedef at::Tensor (*OpFunc) (const Args &);
-struct Row
-{
+struct Row {
   OpFunc run;
   guint n_in, n_ints, n_reals; /* at least */
 };
@@ -194,17 +193,18 @@ variance (const Args &a)
       });
 }
 
-#define X(expression)                                                                                                  \
-  [] (const Args &a) -> at::Tensor {                                                                                   \
-    at::Tensor x = a.x ();                                                                                             \
-    return expression;                                                                                                 \
+#define X(expression)                \
+  [] (const Args &a) -> at::Tensor { \
+    at::Tensor x = a.x ();           \
+    return expression;               \
   }
-#define RAW(expression)                                                                                                \
-  [] (const Args &a) -> at::Tensor {                                                                                   \
-    const at::Tensor &x = a.raw (0);                                                                                   \
-    return expression;                                                                                                 \
+#define RAW(expression)              \
+  [] (const Args &a) -> at::Tensor { \
+    const at::Tensor &x = a.raw (0); \
+    return expression;               \
   }
 
+/* clang-format off */
 Row
 row_of (KdOp op)
 {
@@ -269,6 +269,7 @@ row_of (KdOp op)
   }
   return { nullptr, 0, 0, 0 };
 }
+/* clang-format on */
 
 } // namespace
 

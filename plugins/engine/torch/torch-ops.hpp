@@ -2,8 +2,7 @@
 #pragma once
 #include "torch-private.hpp"
 
-struct KdTorchArgs
-{
+struct KdTorchArgs {
   KdVar *const *in;
   guint n_in;
   const gint64 *ints;

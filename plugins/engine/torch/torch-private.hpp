@@ -8,31 +8,30 @@
 #include <vector>
 #include "torch-shim.h"
 
-struct _KdVar
-{
+struct _KdVar {
   at::Tensor tensor;
 };
 
 /* A leaf whose gradient lives in our memory. */
-struct KdTorchLeaf
-{
+struct KdTorchLeaf {
   at::Tensor tensor;
   gfloat *grad_memory;
 };
 
-struct _KdGraph
-{
+struct _KdGraph {
   bool grad;
   std::deque<_KdVar> vars;
   std::vector<KdTorchLeaf> leaves;
 };
 
 /* Our own refusals, with a code that c10::Error has no place for. */
-struct KdTorchError : std::exception
-{
+struct KdTorchError : std::exception {
   KdError code;
   std::string text;
-  KdTorchError (KdError c, std::string t) : code (c), text (std::move (t)) {}
+  KdTorchError (KdError c, std::string t)
+      : code (c), text (std::move (t))
+  {
+  }
   const char *
   what () const noexcept override
   {

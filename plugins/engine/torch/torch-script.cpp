@@ -8,8 +8,7 @@
 #include <torch/csrc/jit/serialization/import.h>
 #include <unordered_set>
 
-struct _KdScript
-{
+struct _KdScript {
   torch::jit::Module module;
   std::mutex lock; /* of mode and leaves: elements may share a model */
   bool training = false;
@@ -28,7 +27,8 @@ move_onto (at::Tensor tensor, KdParamSet *set, guint i)
 {
   const KdParamInfo *info = kd_param_set_nth (set, i);
   bool trainable = info->trainable;
-  at::Tensor home = at::from_blob (kd_param_set_values (set, i), at::IntArrayRef (info->dims, info->rank),
+  at::Tensor home = at::from_blob (
+      kd_param_set_values (set, i), at::IntArrayRef (info->dims, info->rank),
       [set] (void *) { kd_param_set_unref (set); }, at::TensorOptions (at::kFloat));
 
   kd_param_set_ref (set);
@@ -48,7 +48,8 @@ collect (KdScript *script, KdParamSet *set, bool buffers, std::unordered_set<voi
     if (tensor.scalar_type () != at::kFloat) {
       if (!buffers)
         g_set_error (error, KD_ERROR, KD_ERROR_DTYPE, "Type of weights not supported: parameter=\"%s\", type=%s, supported=float32; "
-            "convert the module with .float() before saving it", name.c_str (), c10::toString (tensor.scalar_type ()));
+                                                      "convert the module with .float() before saving it",
+            name.c_str (), c10::toString (tensor.scalar_type ()));
       return;
     }
     if (kd_param_set_add (set, name.c_str (), (guint) tensor.dim (), tensor.sizes ().data (), KD_INIT_ZEROS,
@@ -138,7 +139,8 @@ kd_torch_script_load (const gchar *path, GError **error)
   if (reason) {
     g_set_error (error, KD_ERROR, KD_ERROR_FORMAT,
         "Cannot read model: path=\"%s\", reason=%s; save a TorchScript module with torch.jit.script(model).save(\"model.pt\") and a "
-        "PyTorch not newer than the engine's (%s)", path, reason->message, kd_torch_version ());
+        "PyTorch not newer than the engine's (%s)",
+        path, reason->message, kd_torch_version ());
     g_error_free (reason);
   }
   return script;
