@@ -9,8 +9,22 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#define DEFAULT_LIMIT ((guint64) 256 << 20)
+
 static GMutex budget_lock;
 static guint64 budget_used;
+
+guint64
+kd_h5_map_limit (void)
+{
+  static gsize limit_plus_one;
+
+  if (g_once_init_enter (&limit_plus_one)) {
+    const gchar *text = g_getenv ("KD_MAP_LIMIT");
+    g_once_init_leave (&limit_plus_one, (gsize) (text ? MIN (g_ascii_strtoull (text, NULL, 10), G_MAXINT64) : DEFAULT_LIMIT) + 1);
+  }
+  return limit_plus_one - 1;
+}
 
 static gboolean
 budget_take (guint64 size)
@@ -18,7 +32,7 @@ budget_take (guint64 size)
   gboolean fits;
 
   g_mutex_lock (&budget_lock);
-  fits = size <= KD_H5_MAP_LIMIT && budget_used + size <= KD_H5_MAP_LIMIT;
+  fits = size <= kd_h5_map_limit () && budget_used <= kd_h5_map_limit () - size;
   if (fits)
     budget_used += size;
   g_mutex_unlock (&budget_lock);

@@ -56,8 +56,8 @@ KdH5Map *kd_h5_map_ref (KdH5Map *map);
 void kd_h5_map_unref (KdH5Map *map);
 /* kd_h5_map_copy: @size bytes at @offset, which the caller checked against map->size; FALSE with errno (0: file was cut). */
 gboolean kd_h5_map_copy (const KdH5Map *map, guint64 offset, gpointer to, gsize size);
-/* KD_H5_MAP_LIMIT: bytes mapped at once in the whole process. */
-#define KD_H5_MAP_LIMIT ((guint64) 256 << 20)
+/* kd_h5_map_limit: bytes mapped at once in the whole process: 256 MiB, or what the environment's KD_MAP_LIMIT says (bytes). */
+guint64 kd_h5_map_limit (void);
 
 typedef enum {
   KD_H5_LIBRARY,    /* through H5Dread */

@@ -142,7 +142,7 @@ kd_cache_reader_open (const gchar *path, GError **error)
   for (guint i = 0; i < manifest->parts->len; i++)
     bytes += (guint64) ((KdCachePart *) g_ptr_array_index (manifest->parts, i))->bytes;
   /* All or nothing: a cache that does not fit the mapping limit would fill it with whatever part came first. */
-  reader->may_map = bytes <= KD_H5_MAP_LIMIT;
+  reader->may_map = bytes <= kd_h5_map_limit ();
   if (index_parts (reader, error))
     return reader;
   kd_cache_reader_close (reader);
