@@ -558,6 +558,10 @@ GST_START_TEST (test_engine)
 
   fail_unless (g_str_has_prefix (text, "libtorch "));
   fail_unless (kd_engine_get ("torch", &error) == engine);
+  KD_ENGINE_GET_CLASS (engine)->set_threads (engine, 3);
+  g_free (text);
+  text = KD_ENGINE_GET_CLASS (engine)->describe (engine);
+  fail_unless (g_str_has_suffix (text, ", 3 threads"));
   fail_if (kd_engine_get ("abacus", &error));
   kd_assert_error (error, KD_ERROR_ENGINE, "name=abacus; install libtorch-dev and build kdstream with -Dtorch=enabled");
 }

@@ -100,6 +100,17 @@ settle (const KdTorchLeaf &leaf)
   const_cast<at::Tensor &> (leaf.tensor).mutable_grad () = view;
 }
 
+/* The line that says why: the first, but where TorchScript puts its own stack before it the last. */
+std::string
+reason_of (std::string text)
+{
+  if (text.rfind ("The following operation failed", 0) == 0) {
+    text.erase (text.find_last_not_of (" \n") + 1);
+    text.erase (0, text.rfind ('\n') + 1);
+  }
+  return text.substr (0, text.find ('\n'));
+}
+
 } // namespace
 
 void
@@ -129,8 +140,7 @@ kd_torch_rethrow (KdError fallback, GError **error)
   }
   if (text.find ("allocate memory") != std::string::npos)
     code = KD_ERROR_ENGINE;
-  text = text.substr (0, text.find ('\n'));
-  g_set_error_literal (error, KD_ERROR, code, text.c_str ());
+  g_set_error_literal (error, KD_ERROR, code, reason_of (text).c_str ());
 }
 
 KdVar *

@@ -10,7 +10,7 @@
 
 struct _KdScript {
   torch::jit::Module module;
-  std::mutex lock; /* of mode and leaves: elements may share a model */
+  std::mutex lock; /* of the mode, the leaves and a pass: elements may share a model */
   bool training = false;
   bool has_grads = false;
   KdParamSet *params = nullptr; /* not owned: its memory is kept alive by the tensors */
@@ -94,11 +94,10 @@ flatten (const c10::IValue &value)
   return out;
 }
 
+/* with the lock held */
 void
 set_mode (KdScript *script, bool training, bool grad)
 {
-  std::lock_guard<std::mutex> hold (script->lock);
-
   if (training != script->training)
     script->module.train (training);
   script->training = training;
@@ -180,6 +179,7 @@ kd_torch_script_forward (KdScript *script, KdGraph *graph, gboolean training, Kd
     GError **error)
 {
   return kd_torch_guard<gboolean> (KD_ERROR_SHAPE, error, FALSE, [&] () -> gboolean {
+    std::lock_guard<std::mutex> hold (script->lock); /* the module itself remembers whether it trains */
     set_mode (script, training, graph->grad);
     c10::InferenceMode mode (!graph->grad);
     torch::jit::GraphOptimizerEnabledGuard plain (false);
