@@ -52,6 +52,24 @@ set_layout (KdSourcePrivate *priv)
 }
 
 static gboolean
+source_stop (GstBaseSrc *base)
+{
+  KdSourcePrivate *priv = PRIVATE (base);
+  const KdSourceDesc *desc = DESC (base);
+
+  if (priv->opened && desc->close)
+    desc->close (priv->state);
+  priv->opened = FALSE;
+  kd_desc_state_free ((const KdDesc *) desc, g_steal_pointer (&priv->state));
+  kd_properties_free_snapshot (&priv->properties.base, g_steal_pointer (&priv->base_snapshot));
+  kd_properties_free_snapshot (&priv->properties.leaf, g_steal_pointer (&priv->leaf_snapshot));
+  g_clear_pointer (&priv->layout, kd_layout_free);
+  g_clear_pointer (&priv->resume.checkpoint, kd_checkpoint_unref);
+  memset (&priv->resume, 0, sizeof priv->resume);
+  return TRUE;
+}
+
+static gboolean
 source_start (GstBaseSrc *base)
 {
   KdSource *self = KD_SOURCE (base);
@@ -71,28 +89,11 @@ source_start (GstBaseSrc *base)
   if ((desc->check && !desc->check (priv->leaf_snapshot, &error)) ||
       !desc->open (priv->leaf_snapshot, priv->state, &n_rows, priv->layout, &error) || !kd_order_init (&priv->order, priv->base_snapshot, n_rows, GST_OBJECT_NAME (self), &error)) {
     kd_element_post_error (GST_ELEMENT (self), error);
+    source_stop (base); /* GstBaseSrc does not, when start fails */
     return FALSE;
   }
   set_layout (priv);
   kd_order_begin (&priv->order, priv->epoch);
-  return TRUE;
-}
-
-static gboolean
-source_stop (GstBaseSrc *base)
-{
-  KdSourcePrivate *priv = PRIVATE (base);
-  const KdSourceDesc *desc = DESC (base);
-
-  if (priv->opened && desc->close)
-    desc->close (priv->state);
-  priv->opened = FALSE;
-  kd_desc_state_free ((const KdDesc *) desc, g_steal_pointer (&priv->state));
-  kd_properties_free_snapshot (&priv->properties.base, g_steal_pointer (&priv->base_snapshot));
-  kd_properties_free_snapshot (&priv->properties.leaf, g_steal_pointer (&priv->leaf_snapshot));
-  g_clear_pointer (&priv->layout, kd_layout_free);
-  g_clear_pointer (&priv->resume.checkpoint, kd_checkpoint_unref);
-  memset (&priv->resume, 0, sizeof priv->resume);
   return TRUE;
 }
 
