@@ -69,13 +69,15 @@ end_progress (const Progress *progress)
 static Progress
 begin_progress (void)
 {
-  return (Progress){ g_get_monotonic_time (), 0, kd_tool_is_terminal (stderr) };
+  return (Progress) { g_get_monotonic_time (), 0, kd_tool_is_terminal (stderr) };
 }
 
 static void
 identity_row (const gchar *name, const gchar *fingerprint, const gchar *spec)
 {
-  row (name, "%.12s%s%s", fingerprint ? fingerprint : spec ? "" : "unknown", fingerprint && spec ? "  " : "", spec ? spec : "");
+  row (name, "%.12s%s%s", fingerprint ? fingerprint : spec ? ""
+                                                           : "unknown",
+      fingerprint && spec ? "  " : "", spec ? spec : "");
 }
 
 static int
@@ -104,10 +106,12 @@ info (int argc, char **argv)
   row ("fields", "%s", fields);
   row ("encoding", "dense");
   row ("bytes a row", "%" G_GINT64_FORMAT, numbers.row_bytes);
-  row ("on the disk", "%s in %u %s", bytes, numbers.n_parts, numbers.packed ? "packed file" : numbers.n_parts == 1 ? "part" : "parts");
+  row ("on the disk", "%s in %u %s", bytes, numbers.n_parts, numbers.packed ? "packed file" : numbers.n_parts == 1 ? "part"
+                                                                                                                   : "parts");
   identity_row ("teacher", identity->teacher, identity->teacher_spec);
   identity_row ("dataset", identity->dataset, identity->dataset_spec);
-  row ("preprocessing", "%s", !identity->preprocessing ? "unknown" : *identity->preprocessing ? identity->preprocessing : "none");
+  row ("preprocessing", "%s", !identity->preprocessing ? "unknown" : *identity->preprocessing ? identity->preprocessing
+                                                                                              : "none");
   row ("made by", "%s", numbers.created_by);
   return KD_EXIT_DONE;
 }
@@ -245,7 +249,8 @@ print_estimate (gint64 rows, gint64 row_bytes, const gchar *folder)
   if (total < free_bytes)
     return KD_EXIT_DONE;
   return kd_tool_fail ("Disk too small: wanted=%" G_GUINT64_FORMAT " bytes, free=%" G_GUINT64_FORMAT
-      " bytes; store float16 (kdcachesink dtype=float16), cache fewer fields, or choose another disk", total, free_bytes);
+                       " bytes; store float16 (kdcachesink dtype=float16), cache fewer fields, or choose another disk",
+      total, free_bytes);
 }
 
 static int

@@ -51,10 +51,12 @@ check_filters (hid_t create, const gchar *path, const gchar *name, GError **erro
       known++;
     if (known == G_N_ELEMENTS (known_filters))
       return kd_h5_fail (error, KD_ERROR_FORMAT, path, name, "filter=%d, reason=a filter that is not known here; "
-          "write the file without it", id);
+                                                             "write the file without it",
+          id);
     if (H5Zfilter_avail (id) <= 0)
       return kd_h5_fail (error, KD_ERROR_UNSUPPORTED, path, name, "filter=%s (%d), reason=filter not installed; "
-          "install the Debian package %s", known_filters[known].name, id, known_filters[known].package);
+                                                                  "install the Debian package %s",
+          known_filters[known].name, id, known_filters[known].package);
   }
   return TRUE;
 }
@@ -70,7 +72,8 @@ check_link (hid_t group, const gchar *name, const gchar *path, GError **error)
     return kd_h5_fail (error, KD_ERROR_FORMAT, path, name, "reason=damaged link");
   if (link.type != H5L_TYPE_HARD)
     return kd_h5_fail (error, KD_ERROR_FORMAT, path, name, "reason=%s link; links out of a batch file are refused: copy the "
-        "data into it", link.type == H5L_TYPE_SOFT ? "soft" : "external");
+                                                           "data into it",
+        link.type == H5L_TYPE_SOFT ? "soft" : "external");
   if (H5Oget_info_by_name2 (group, name, &object, H5O_INFO_BASIC, H5P_DEFAULT) < 0)
     return kd_h5_fail (error, KD_ERROR_FORMAT, path, name, "reason=damaged object header");
   if (object.type != H5O_TYPE_DATASET)
@@ -111,11 +114,9 @@ place_contiguous (KdH5Column *column, gboolean raw, gsize stored_row, const gcha
   if (wanted == 0)
     return TRUE;
   if (offset == HADDR_UNDEF)
-    return kd_h5_fail (error, KD_ERROR_FORMAT, path, column->name, "rows=%" G_GINT64_FORMAT
-        ", reason=declared but never written", column->n_rows);
+    return kd_h5_fail (error, KD_ERROR_FORMAT, path, column->name, "rows=%" G_GINT64_FORMAT ", reason=declared but never written", column->n_rows);
   if (H5Dget_storage_size (column->dataset) != wanted || offset > file_size || wanted > file_size - offset)
-    return kd_h5_fail (error, KD_ERROR_IO, path, column->name, "offset=%" G_GUINT64_FORMAT ", bytes=%" G_GUINT64_FORMAT
-        ", file=%" G_GUINT64_FORMAT " bytes, reason=truncated or lying about its shape", (guint64) offset, wanted, file_size);
+    return kd_h5_fail (error, KD_ERROR_IO, path, column->name, "offset=%" G_GUINT64_FORMAT ", bytes=%" G_GUINT64_FORMAT ", file=%" G_GUINT64_FORMAT " bytes, reason=truncated or lying about its shape", (guint64) offset, wanted, file_size);
   if (raw) {
     column->storage = KD_H5_CONTIGUOUS;
     column->offset = offset;
@@ -167,12 +168,10 @@ place_chunked (KdH5Column *column, hid_t create, hid_t space, gboolean raw, gsiz
   if (n_chunks == 0 || column->row_bytes == 0)
     return TRUE;
   if (stored > file_size || (filtered && bytes > MAX_FILTERED_CHUNK_BYTES))
-    return kd_h5_fail (error, KD_ERROR_FORMAT, path, column->name, "chunk=%" G_GUINT64_FORMAT " bytes, stored=%" G_GUINT64_FORMAT
-        " bytes, file=%" G_GUINT64_FORMAT " bytes, reason=impossible chunk sizes", bytes, stored, file_size);
+    return kd_h5_fail (error, KD_ERROR_FORMAT, path, column->name, "chunk=%" G_GUINT64_FORMAT " bytes, stored=%" G_GUINT64_FORMAT " bytes, file=%" G_GUINT64_FORMAT " bytes, reason=impossible chunk sizes", bytes, stored, file_size);
   if (H5Dget_num_chunks (column->dataset, space, &n_found) < 0 || n_found != n_chunks ||
       (!filtered && stored / bytes != n_chunks))
-    return kd_h5_fail (error, KD_ERROR_IO, path, column->name, "chunks=%" G_GUINT64_FORMAT ", wanted=%" G_GUINT64_FORMAT
-        ", reason=truncated or lying about its shape", (guint64) n_found, n_chunks);
+    return kd_h5_fail (error, KD_ERROR_IO, path, column->name, "chunks=%" G_GUINT64_FORMAT ", wanted=%" G_GUINT64_FORMAT ", reason=truncated or lying about its shape", (guint64) n_found, n_chunks);
   if (raw && !filtered)
     locate_chunks (column, chunk, n_chunks, file_size);
   return TRUE;
@@ -186,7 +185,7 @@ place (KdH5Column *column, hid_t create, hid_t space, gboolean raw, gsize elemen
 
   if (H5Pget_external_count (create) != 0)
     return kd_h5_fail (error, KD_ERROR_FORMAT, path, column->name, "reason=external storage is refused: copy the data into the "
-        "file");
+                                                                   "file");
   switch (H5Pget_layout (create)) {
   case H5D_COMPACT:
     if (H5Dget_storage_size (column->dataset) == (guint64) column->n_rows * stored_row)
@@ -199,7 +198,7 @@ place (KdH5Column *column, hid_t create, hid_t space, gboolean raw, gsize elemen
         place_chunked (column, create, space, raw, element, path, file_size, error);
   case H5D_VIRTUAL:
     return kd_h5_fail (error, KD_ERROR_FORMAT, path, column->name, "reason=a virtual dataset; read a teacher cache with kdcache, "
-        "or make one file of it: kd cache pack");
+                                                                   "or make one file of it: kd cache pack");
   default:
     return kd_h5_fail (error, KD_ERROR_FORMAT, path, column->name, "reason=unknown storage layout");
   }
@@ -228,7 +227,7 @@ column_check (KdH5Column *column, const gchar *path, guint64 file_size, gboolean
   column->dtype = H5Tcommitted (type) > 0 ? 0 : kd_h5_dtype (type, &column->memory, &raw);
   if (!column->dtype)
     return kd_h5_fail (error, KD_ERROR_FORMAT, path, column->name, "reason=its element type is not supported; wanted "
-        "float16/32/64, integers, bool, or text as NAME.bytes + NAME.offset");
+                                                                   "float16/32/64, integers, bool, or text as NAME.bytes + NAME.offset");
   marked = kd_h5_attribute (column->dataset, "kd.dtype");
   if (column->dtype == KD_UINT16 && g_strcmp0 (marked, "bfloat16") == 0)
     column->dtype = KD_BFLOAT16;

@@ -25,14 +25,12 @@ kd_h5_reserve (const gchar *path, int fd, guint64 bytes, GError **error)
   }
   free_bytes = (guint64) info.f_bavail * info.f_frsize;
   if (free_bytes < bytes || free_bytes - bytes < MIN (ROOM_MARGIN_BYTES, bytes)) {
-    g_set_error (error, KD_ERROR, KD_ERROR_IO, "Disk full: path=\"%s\", wanted=%" G_GUINT64_FORMAT " bytes, free=%"
-        G_GUINT64_FORMAT " bytes; make room or choose another disk", path, bytes, free_bytes);
+    g_set_error (error, KD_ERROR, KD_ERROR_IO, "Disk full: path=\"%s\", wanted=%" G_GUINT64_FORMAT " bytes, free=%" G_GUINT64_FORMAT " bytes; make room or choose another disk", path, bytes, free_bytes);
     return FALSE;
   }
   /* The size stays: HDF5 grows the file itself. A file system that cannot reserve fails at the write instead. */
   if (fd >= 0 && bytes && fallocate (fd, FALLOC_FL_KEEP_SIZE, 0, (off_t) bytes) < 0 && errno == ENOSPC) {
-    g_set_error (error, KD_ERROR, KD_ERROR_IO, "Disk full: path=\"%s\", wanted=%" G_GUINT64_FORMAT " bytes, free=%"
-        G_GUINT64_FORMAT " bytes; make room or choose another disk", path, bytes, free_bytes);
+    g_set_error (error, KD_ERROR, KD_ERROR_IO, "Disk full: path=\"%s\", wanted=%" G_GUINT64_FORMAT " bytes, free=%" G_GUINT64_FORMAT " bytes; make room or choose another disk", path, bytes, free_bytes);
     return FALSE;
   }
   return TRUE;
@@ -133,4 +131,27 @@ kd_h5_put (hid_t group, const gchar *name, KdDtype dtype, guint rank, const gint
     dataset = -1;
     return id;
   }
+}
+
+hid_t
+kd_h5_put_growing (hid_t group, const gchar *name, KdDtype dtype, guint rank, const gint64 *dims, gint64 chunk_rows)
+{
+  g_auto (KdHid) type = kd_h5_file_type (dtype);
+  g_auto (KdHid) create = H5Pcreate (H5P_DATASET_CREATE);
+  g_auto (KdHid) access = H5Pcreate (H5P_DATASET_ACCESS);
+  g_auto (KdHid) space = -1;
+  hsize_t sizes[KD_MAX_RANK] = { 0 }, limit[KD_MAX_RANK] = { H5S_UNLIMITED }, chunk[KD_MAX_RANK] = { (hsize_t) chunk_rows };
+  hid_t dataset;
+
+  for (guint i = 1; i < rank; i++)
+    sizes[i] = limit[i] = chunk[i] = (hsize_t) MAX (dims[i], 1);
+  space = H5Screate_simple ((int) rank, sizes, limit);
+  H5Pset_chunk (create, (int) rank, chunk);
+  H5Pset_fill_time (create, H5D_FILL_TIME_NEVER);
+  /* No chunk cache: whole chunks go straight to the file. */
+  H5Pset_chunk_cache (access, 0, 0, 1.0);
+  dataset = H5Dcreate2 (group, name, type, space, H5P_DEFAULT, create, access);
+  if (dataset >= 0 && dtype == KD_BFLOAT16)
+    kd_h5_set_attribute (dataset, "kd.dtype", "bfloat16");
+  return dataset;
 }

@@ -39,8 +39,7 @@ check_unsigned (const KdH5Column *column, const gchar *path, const gint64 *value
 {
   for (gsize i = 0; column->was_unsigned && i < n; i++)
     if (values[i] < 0)
-      return kd_h5_fail (error, KD_ERROR_RANGE, path, column->name, "value=%" G_GUINT64_FORMAT
-          ", reason=above what int64 holds", (guint64) values[i]);
+      return kd_h5_fail (error, KD_ERROR_RANGE, path, column->name, "value=%" G_GUINT64_FORMAT ", reason=above what int64 holds", (guint64) values[i]);
   return TRUE;
 }
 

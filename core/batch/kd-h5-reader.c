@@ -102,7 +102,8 @@ count_rows (KdH5Reader *reader, const gchar *field, gint64 n_rows)
     reader->n_rows = n_rows;
   else if (reader->n_rows != n_rows && !reader->uneven)
     reader->uneven = g_strdup_printf ("rows=%" G_GINT64_FORMAT ", others have %" G_GINT64_FORMAT
-        ", dataset=\"%s\"; all datasets need one first axis", n_rows, reader->n_rows, field);
+                                      ", dataset=\"%s\"; all datasets need one first axis",
+        n_rows, reader->n_rows, field);
 }
 
 static void
@@ -185,8 +186,7 @@ open_file (KdH5Reader *reader, const gchar *group, gboolean may_map, gboolean *r
   reader->file = H5Fopen (reader->path, H5F_ACC_RDONLY, access);
   if (reader->file < 0) {
     g_autofree gchar *reason = kd_h5_reason ();
-    return kd_h5_fail (error, KD_ERROR_FORMAT, reader->path, NULL, "bytes=%" G_GINT64_FORMAT
-        ", reason=not an HDF5 file, truncated, or being written: %s", (gint64) info.st_size, reason);
+    return kd_h5_fail (error, KD_ERROR_FORMAT, reader->path, NULL, "bytes=%" G_GINT64_FORMAT ", reason=not an HDF5 file, truncated, or being written: %s", (gint64) info.st_size, reason);
   }
   if (H5Fget_vfd_handle (reader->file, H5P_DEFAULT, &handle) < 0 || !handle || fstat (*(int *) handle, &info) < 0)
     return kd_h5_fail (error, KD_ERROR_IO, reader->path, NULL, "reason=no file descriptor");

@@ -87,8 +87,7 @@ check_rows (KdH5Reader *reader, const KdH5Column *column, const gint64 *rows, gi
 {
   for (gint64 i = 0; i < n; i++)
     if (G_UNLIKELY (rows[i] < 0 || rows[i] >= column->n_rows))
-      return kd_h5_fail (error, KD_ERROR_RANGE, reader->path, column->name, "row=%" G_GINT64_FORMAT
-          ", rows in the file=%" G_GINT64_FORMAT, rows[i], column->n_rows);
+      return kd_h5_fail (error, KD_ERROR_RANGE, reader->path, column->name, "row=%" G_GINT64_FORMAT ", rows in the file=%" G_GINT64_FORMAT, rows[i], column->n_rows);
   return TRUE;
 }
 
@@ -158,8 +157,7 @@ read_column (KdH5Reader *reader, const KdH5Column *column, gint64 first, gint64 
   g_autoptr (KdTensor) view = NULL;
 
   if (first < 0 || n < 0 || n > column->n_rows || first > column->n_rows - n) {
-    kd_h5_fail (error, KD_ERROR_RANGE, reader->path, column->name, "first=%" G_GINT64_FORMAT ", rows=%" G_GINT64_FORMAT
-        ", rows in the file=%" G_GINT64_FORMAT, first, n, column->n_rows);
+    kd_h5_fail (error, KD_ERROR_RANGE, reader->path, column->name, "first=%" G_GINT64_FORMAT ", rows=%" G_GINT64_FORMAT ", rows in the file=%" G_GINT64_FORMAT, first, n, column->n_rows);
     return NULL;
   }
   view = view_column (reader, column, first, n);
@@ -181,8 +179,7 @@ take_text (KdH5Reader *reader, const KdH5Column *bytes, const KdH5Column *offset
     gint64 row = rows ? rows[i] : first + i, ends[2];
     g_autoptr (KdTensor) pair = NULL, piece = NULL;
     if (row < 0 || row >= offsets->n_rows - 1) {
-      kd_h5_fail (error, KD_ERROR_RANGE, reader->path, offsets->name, "row=%" G_GINT64_FORMAT ", rows in the file=%"
-          G_GINT64_FORMAT, row, offsets->n_rows - 1);
+      kd_h5_fail (error, KD_ERROR_RANGE, reader->path, offsets->name, "row=%" G_GINT64_FORMAT ", rows in the file=%" G_GINT64_FORMAT, row, offsets->n_rows - 1);
       return NULL;
     }
     pair = read_column (reader, offsets, row, 2, error);
@@ -190,8 +187,7 @@ take_text (KdH5Reader *reader, const KdH5Column *bytes, const KdH5Column *offset
       return NULL;
     memcpy (ends, pair->data, sizeof ends);
     if (ends[0] < 0 || ends[1] < ends[0] || ends[1] > bytes->n_rows || ends[1] - ends[0] > G_MAXUINT - out->len) {
-      kd_h5_fail (error, KD_ERROR_FORMAT, reader->path, offsets->name, "row=%" G_GINT64_FORMAT ", offsets=%" G_GINT64_FORMAT
-          ",%" G_GINT64_FORMAT ", bytes=%" G_GINT64_FORMAT ", reason=offsets must ascend and end inside the bytes", row,
+      kd_h5_fail (error, KD_ERROR_FORMAT, reader->path, offsets->name, "row=%" G_GINT64_FORMAT ", offsets=%" G_GINT64_FORMAT ",%" G_GINT64_FORMAT ", bytes=%" G_GINT64_FORMAT ", reason=offsets must ascend and end inside the bytes", row,
           ends[0], ends[1], bytes->n_rows);
       return NULL;
     }

@@ -102,8 +102,7 @@ fail_write (KdH5Writer *writer, const gchar *name, gsize bytes, GError **error)
   if (!kd_h5_reserve (writer->path, -1, bytes, &full))
     g_propagate_error (error, g_steal_pointer (&full));
   else
-    g_set_error (error, KD_ERROR, KD_ERROR_IO, "Cannot write: path=\"%s\", dataset=\"%s\", wanted=%" G_GSIZE_FORMAT
-        " bytes, reason=%s", writer->path, name, bytes, reason);
+    g_set_error (error, KD_ERROR, KD_ERROR_IO, "Cannot write: path=\"%s\", dataset=\"%s\", wanted=%" G_GSIZE_FORMAT " bytes, reason=%s", writer->path, name, bytes, reason);
   if (writer->temporary)
     unlink (writer->temporary);
   return FALSE;
@@ -179,39 +178,12 @@ check_append (KdH5Writer *writer, guint n, const gchar *const *names, KdTensor *
     if (tensor->rank > 0 && !kd_layout_check_tensor (field, tensor, error))
       return FALSE;
     if (n_rows >= 0 && rows != n_rows) {
-      g_set_error (error, KD_ERROR, KD_ERROR_SHAPE, "Rows differ: path=\"%s\", field=%s, rows=%" G_GINT64_FORMAT
-          ", others have %" G_GINT64_FORMAT, writer->path, names[i], rows, n_rows);
+      g_set_error (error, KD_ERROR, KD_ERROR_SHAPE, "Rows differ: path=\"%s\", field=%s, rows=%" G_GINT64_FORMAT ", others have %" G_GINT64_FORMAT, writer->path, names[i], rows, n_rows);
       return FALSE;
     }
     n_rows = rows;
   }
   return TRUE;
-}
-
-static gboolean
-column_create (KdH5Writer *writer, Column *column)
-{
-  g_auto (KdHid) type = kd_h5_file_type (column->dtype);
-  g_auto (KdHid) create = H5Pcreate (H5P_DATASET_CREATE);
-  g_auto (KdHid) access = H5Pcreate (H5P_DATASET_ACCESS);
-  g_auto (KdHid) space = -1;
-  hsize_t dims[KD_MAX_RANK] = { 0 }, limit[KD_MAX_RANK] = { H5S_UNLIMITED }, chunk[KD_MAX_RANK] = { 0 };
-
-  chunk[0] = (hsize_t) column->chunk_rows;
-  for (guint i = 1; i < column->rank; i++)
-    dims[i] = limit[i] = chunk[i] = (hsize_t) MAX (column->dims[i], 1);
-  space = H5Screate_simple ((int) column->rank, dims, limit);
-  H5Pset_chunk (create, (int) column->rank, chunk);
-  if (writer->deflate) {
-    H5Pset_shuffle (create);
-    H5Pset_deflate (create, DEFLATE_LEVEL);
-  }
-  H5Pset_fill_time (create, H5D_FILL_TIME_NEVER);
-  /* No chunk cache: whole chunks go straight to the file. */
-  H5Pset_chunk_cache (access, 0, 0, 1.0);
-  column->dataset = H5Dcreate2 (writer->file, column->name, type, space, H5P_DEFAULT, create, access);
-  return column->dataset >= 0 &&
-      (column->dtype != KD_BFLOAT16 || kd_h5_set_attribute (column->dataset, "kd.dtype", "bfloat16"));
 }
 
 /* Write @rows rows of the buffer at the end of the dataset. */
@@ -251,7 +223,7 @@ flush_chunks (KdH5Writer *writer, gboolean all, GError **error)
     gsize bytes = column->buffer->len;
     if (!all)
       rows -= rows % column->chunk_rows;
-    if ((column->dataset < 0 && !column_create (writer, column)) || (rows && !column_extend (column, rows)))
+    if ((column->dataset < 0 && (column->dataset = kd_h5_put_growing (writer->file, column->name, column->dtype, column->rank, column->dims, column->chunk_rows)) < 0) || (rows && !column_extend (column, rows)))
       return fail_write (writer, column->name, bytes, error);
     writer->buffered += column->buffer->len;
   }

@@ -92,7 +92,8 @@ fix_layout (KdCacheWriter *writer, guint n_fields, const gchar *const *names, Kd
   for (guint i = 0; i < n_fields; i++) {
     if (tensors[i]->dtype == KD_UTF8 || tensors[i]->rank == 0) {
       g_set_error (error, KD_ERROR, KD_ERROR_UNSUPPORTED, "Cannot cache field: path=\"%s\", field=%s, dtype=%s, rank=%u; only rows of "
-          "numbers are cached: leave it out with fields=", writer->path, names[i], kd_dtype_name (tensors[i]->dtype), tensors[i]->rank);
+                                                          "numbers are cached: leave it out with fields=",
+          writer->path, names[i], kd_dtype_name (tensors[i]->dtype), tensors[i]->rank);
       return FALSE;
     }
     kd_layout_set (layout, names[i], tensors[i]->dtype, tensors[i]->rank, tensors[i]->dims);
@@ -117,14 +118,14 @@ check_batch (KdCacheWriter *writer, gint64 n, guint n_fields, const gchar *const
     if (!field || n_fields + 2 != kd_layout_n_fields (layout)) {
       g_autofree gchar *have = kd_layout_names (layout);
       g_set_error (error, KD_ERROR, KD_ERROR_FIELD, "Fields are not the cache's: path=\"%s\", field=%s, fields=%u, cache=\"%s\"; write "
-          "other fields into another cache", writer->path, names[i], n_fields, have);
+                                                    "other fields into another cache",
+          writer->path, names[i], n_fields, have);
       return FALSE;
     }
     if (!kd_layout_check_tensor (field, tensors[i], error))
       return FALSE;
     if (tensors[i]->dims[0] != n) {
-      g_set_error (error, KD_ERROR, KD_ERROR_SHAPE, "Rows differ: path=\"%s\", field=%s, rows=%" G_GINT64_FORMAT ", ids=%"
-          G_GINT64_FORMAT, writer->path, names[i], tensors[i]->dims[0], n);
+      g_set_error (error, KD_ERROR, KD_ERROR_SHAPE, "Rows differ: path=\"%s\", field=%s, rows=%" G_GINT64_FORMAT ", ids=%" G_GINT64_FORMAT, writer->path, names[i], tensors[i]->dims[0], n);
       return FALSE;
     }
   }

@@ -132,8 +132,7 @@ kd_cache_file_check_block (KdCacheFile *file, const KdCacheManifest *manifest, c
     return FALSE;
   crc = kd_crc32c (0, rows->data, rows->n_bytes);
   if (crc != wanted)
-    return refuse (error, KD_ERROR_IO, kd_h5_reader_path (file->reader), "dataset=\"%s\", rows=%" G_GINT64_FORMAT " to %"
-        G_GINT64_FORMAT ", reason=checksum, found=%08x, wanted=%08x", field->name, first, first + n - 1, (guint) crc, (guint) wanted);
+    return refuse (error, KD_ERROR_IO, kd_h5_reader_path (file->reader), "dataset=\"%s\", rows=%" G_GINT64_FORMAT " to %" G_GINT64_FORMAT ", reason=checksum, found=%08x, wanted=%08x", field->name, first, first + n - 1, (guint) crc, (guint) wanted);
   file->checked[nth][block] = 1;
   return TRUE;
 }

@@ -62,7 +62,8 @@ member (Members *members, const gchar *name, GType type)
     return node;
   if (!members->wrong)
     members->wrong = g_strdup_printf ("member=%s%s, wanted=%s", members->where, name,
-        type == G_TYPE_INT64 ? "integer" : type == G_TYPE_BOOLEAN ? "boolean" : "string");
+        type == G_TYPE_INT64 ? "integer" : type == G_TYPE_BOOLEAN ? "boolean"
+                                                                  : "string");
   return NULL;
 }
 

@@ -165,7 +165,8 @@ find_filter (const gchar *name, guint *ret_filter, GError **error)
   }
   if (i > 1 && H5Zfilter_avail (FILTER_BLOSC) <= 0) {
     g_set_error (error, KD_ERROR, KD_ERROR_UNSUPPORTED, "Filter not installed: filter=%s; install the Debian package "
-        "hdf5-filter-plugin-blosc-serial, or use deflate", name);
+                                                        "hdf5-filter-plugin-blosc-serial, or use deflate",
+        name);
     return FALSE;
   }
   *ret_filter = i;

@@ -130,7 +130,7 @@ struct _KdCacheWriter {
   gint64 n_committed, n_flying;
   KdCacheFlight *flight; /* the part that a thread writes now; the manifest is its own as long as it does */
   GThread *thread;
-  GError *broken; /* a part failed: nothing more is taken */
+  GError *broken;            /* a part failed: nothing more is taken */
   gint64 last_id, last_view; /* of the pending rows, while they ascend */
   GHashTable *pending;       /* of keys, once they do not */
 };

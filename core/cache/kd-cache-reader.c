@@ -15,7 +15,7 @@ struct _KdCacheReader {
   KdLayout *layout; /* without the keys */
   KdCacheIndex *index;
   gboolean may_map;
-  GMutex lock; /* guards what follows; libhdf5's lock may be taken inside */
+  GMutex lock;         /* guards what follows; libhdf5's lock may be taken inside */
   KdCacheFile **files; /* by part, NULL when closed */
   guint n_open;
   guint64 clock;
@@ -178,8 +178,7 @@ kd_cache_reader_info (const KdCacheReader *reader, KdCacheInfo *ret_info)
 {
   const KdCacheManifest *manifest = reader->manifest;
 
-  *ret_info = (KdCacheInfo){ .created_by = manifest->created_by, .n_parts = manifest->parts->len, .last_id = -1,
-    .row_bytes = (gint64) kd_cache_row_bytes (manifest->layout), .block_rows = manifest->block_rows };
+  *ret_info = (KdCacheInfo) { .created_by = manifest->created_by, .n_parts = manifest->parts->len, .last_id = -1, .row_bytes = (gint64) kd_cache_row_bytes (manifest->layout), .block_rows = manifest->block_rows };
   for (guint i = 0; i < manifest->parts->len; i++) {
     const KdCachePart *part = g_ptr_array_index (manifest->parts, i);
     ret_info->packed |= part->file == NULL;

@@ -52,7 +52,8 @@ differ (const gchar *path, const gchar *what, const gchar *have, const gchar *ha
   if (!have || !wanted || g_str_equal (have, wanted))
     return FALSE;
   g_set_error (error, KD_ERROR, KD_ERROR_MISMATCH, "Cache is of another %s: path=\"%s\", cache=%.12s (%s), now=%.12s (%s); write a "
-      "new cache, or go back to the %s it was made with", what, path, have, have_spec ? have_spec : "no description", wanted,
+                                                   "new cache, or go back to the %s it was made with",
+      what, path, have, have_spec ? have_spec : "no description", wanted,
       wanted_spec ? wanted_spec : "no description", what);
   return TRUE;
 }
@@ -68,7 +69,8 @@ kd_cache_check_identity (const gchar *path, const KdCacheIdentity *have, const K
   if (!before || !now || g_str_equal (before, now))
     return TRUE;
   g_set_error (error, KD_ERROR, KD_ERROR_MISMATCH, "Cache is of another preprocessing: path=\"%s\", cache=\"%s\", now=\"%s\"; write "
-      "a new cache, or put the same elements before it", path, before, now);
+                                                   "a new cache, or put the same elements before it",
+      path, before, now);
   return FALSE;
 }
 
@@ -206,7 +208,8 @@ load_packed (const gchar *path, GError **error)
     return NULL;
   if (!text) {
     g_set_error (error, KD_ERROR, KD_ERROR_FORMAT, "Not a teacher cache: path=\"%s\", reason=neither %s.parts nor an attribute %s; "
-        "write one with kdcachesink", path, path, KD_CACHE_ATTRIBUTE);
+                                                   "write one with kdcachesink",
+        path, path, KD_CACHE_ATTRIBUTE);
     return NULL;
   }
   manifest = kd_cache_manifest_parse (text, -1, path, error);
@@ -215,7 +218,8 @@ load_packed (const gchar *path, GError **error)
   if (manifest->parts->len != 1) {
     kd_cache_manifest_free (manifest);
     g_set_error (error, KD_ERROR, KD_ERROR_SCHEMA, "Cannot read cache manifest: path=\"%s\", member=parts, wanted=one part in a packed "
-        "cache", path);
+                                                   "cache",
+        path);
     return NULL;
   }
   part = g_ptr_array_index (manifest->parts, 0);
@@ -237,8 +241,7 @@ kd_cache_manifest_load (const gchar *path, GError **error)
       !g_file_test (folder, G_FILE_TEST_IS_DIR))
     return load_packed (path, error);
   if (stat (source, &info) == 0 && info.st_size > MAX_MANIFEST_BYTES) {
-    g_set_error (error, KD_ERROR, KD_ERROR_SCHEMA, "Cannot read cache manifest: path=\"%s\", bytes=%" G_GINT64_FORMAT
-        ", wanted=at most %" G_GINT64_FORMAT, source, (gint64) info.st_size, MAX_MANIFEST_BYTES);
+    g_set_error (error, KD_ERROR, KD_ERROR_SCHEMA, "Cannot read cache manifest: path=\"%s\", bytes=%" G_GINT64_FORMAT ", wanted=at most %" G_GINT64_FORMAT, source, (gint64) info.st_size, MAX_MANIFEST_BYTES);
     return NULL;
   }
   if (!g_file_get_contents (source, &text, &size, &why)) {

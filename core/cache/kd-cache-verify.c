@@ -19,15 +19,13 @@ check_keys (const KdCachePart *part, const gchar *path, const gint64 *ids, const
     gboolean even = part->stride == 0 || (ids[i] == part->first_id + i * part->stride && views[i] == part->view);
     if (sorted && even)
       continue;
-    g_set_error (error, KD_ERROR, KD_ERROR_FORMAT, "Cannot read cache part: path=\"%s\", row=%" G_GINT64_FORMAT ", id=%" G_GINT64_FORMAT
-        ", view=%" G_GINT64_FORMAT ", reason=%s; remove the part from the manifest or write the cache again", path, i, ids[i], views[i],
+    g_set_error (error, KD_ERROR, KD_ERROR_FORMAT, "Cannot read cache part: path=\"%s\", row=%" G_GINT64_FORMAT ", id=%" G_GINT64_FORMAT ", view=%" G_GINT64_FORMAT ", reason=%s; remove the part from the manifest or write the cache again", path, i, ids[i], views[i],
         sorted ? "not the key that the manifest implies" : "keys out of order or twice");
     return FALSE;
   }
   if (ids[0] == part->first_id && ids[part->rows - 1] == part->last_id)
     return TRUE;
-  g_set_error (error, KD_ERROR, KD_ERROR_FORMAT, "Cannot read cache part: path=\"%s\", ids=%" G_GINT64_FORMAT " to %" G_GINT64_FORMAT
-      ", manifest=%" G_GINT64_FORMAT " to %" G_GINT64_FORMAT ", reason=another part of the same size", path, ids[0],
+  g_set_error (error, KD_ERROR, KD_ERROR_FORMAT, "Cannot read cache part: path=\"%s\", ids=%" G_GINT64_FORMAT " to %" G_GINT64_FORMAT ", manifest=%" G_GINT64_FORMAT " to %" G_GINT64_FORMAT ", reason=another part of the same size", path, ids[0],
       ids[part->rows - 1], part->first_id, part->last_id);
   return FALSE;
 }
@@ -73,8 +71,7 @@ check_duplicates (const gchar *path, KdCacheIndex *index, GError **error)
 
   if (!kd_cache_index_duplicate (index, &id, &view))
     return TRUE;
-  g_set_error (error, KD_ERROR, KD_ERROR_FORMAT, "Cache has a row twice: path=\"%s\", id=%" G_GINT64_FORMAT ", view=%" G_GINT64_FORMAT
-      "; write the cache again", path, id, view);
+  g_set_error (error, KD_ERROR, KD_ERROR_FORMAT, "Cache has a row twice: path=\"%s\", id=%" G_GINT64_FORMAT ", view=%" G_GINT64_FORMAT "; write the cache again", path, id, view);
   return FALSE;
 }
 

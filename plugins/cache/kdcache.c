@@ -21,7 +21,9 @@
 #include <math.h>
 #include <string.h>
 
-enum { ON_MISS_ERROR, ON_MISS_DROP, ON_MISS_PASS };
+enum { ON_MISS_ERROR,
+  ON_MISS_DROP,
+  ON_MISS_PASS };
 
 typedef struct {
   gchar *location, *fields;
@@ -174,8 +176,7 @@ fail_miss (KdCache *self, const KdCacheParams *p, const gint64 *rows, const gint
 
   while (rows[i] >= 0)
     i++;
-  g_set_error (error, KD_ERROR, KD_ERROR_RANGE, "Sample not in the cache: element=%s, path=\"%s\", sample.id=%" G_GINT64_FORMAT ", sample.view=%"
-      G_GINT64_FORMAT ", missing=%" G_GINT64_FORMAT " of %" G_GINT64_FORMAT " in this batch%s; capture them (kdcachesink resume=true), or set on-miss",
+  g_set_error (error, KD_ERROR, KD_ERROR_RANGE, "Sample not in the cache: element=%s, path=\"%s\", sample.id=%" G_GINT64_FORMAT ", sample.view=%" G_GINT64_FORMAT ", missing=%" G_GINT64_FORMAT " of %" G_GINT64_FORMAT " in this batch%s; capture them (kdcachesink resume=true), or set on-miss",
       GST_OBJECT_NAME (self), p->location, ids[i], views ? views[i] : 0, missing, n,
       kd_cache_reader_complete (self->reader) ? "" : ", the cache is not complete");
   return FALSE;

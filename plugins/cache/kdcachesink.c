@@ -284,7 +284,7 @@ kd_cache_sink_finish (KdSink *sink, GError **error)
   gboolean stopped = self->total > 0 && (self->inside_epoch || self->epochs_done < MAX (self->n_epochs, 1));
 
   if (!self->writer && self->epochs_done == 0)
-    return TRUE; /* nothing came: a dry run */
+    return TRUE;    /* nothing came: a dry run */
   if (self->failed) /* the source sends EOS after an error too */
     return FALSE;
   if (!open_writer (self, error))

@@ -276,12 +276,12 @@ GST_START_TEST (test_python_reads_it)
 {
   write_simple (1000, 3000);
   python ("h5py", "import os\nhere = os.getcwd()\nos.chdir('/')\nf = h5py.File(here + '/t.h5')\n"
-      "assert f['sample.id'][:].tolist() == list(range(100, 1100))\nx = f['teacher.logits']\nassert x.shape == (1000, 4)\n"
-      "assert (x[:] == (np.arange(100, 1100) * 10)[:, None] + np.arange(4)).all()\nassert f.attrs['kd.schema'] == 'batch/1'\nf.close()\n"
-      "os.unlink(here + '/t.h5.parts/00000.h5')\nf = h5py.File(here + '/t.h5')\nassert np.isnan(f['teacher.logits'][0]).all()\n"
-      "assert f['sample.id'][0] == -1\n");
+                  "assert f['sample.id'][:].tolist() == list(range(100, 1100))\nx = f['teacher.logits']\nassert x.shape == (1000, 4)\n"
+                  "assert (x[:] == (np.arange(100, 1100) * 10)[:, None] + np.arange(4)).all()\nassert f.attrs['kd.schema'] == 'batch/1'\nf.close()\n"
+                  "os.unlink(here + '/t.h5.parts/00000.h5')\nf = h5py.File(here + '/t.h5')\nassert np.isnan(f['teacher.logits'][0]).all()\n"
+                  "assert f['sample.id'][0] == -1\n");
   python ("jsonschema", "import json, os\nschema = json.load(open(os.environ['KD_SOURCE_ROOT'] + '/schemas/cache-manifest.schema.json'))\n"
-      "jsonschema.validate(json.load(open('t.h5.parts/manifest.json')), schema)\n");
+                        "jsonschema.validate(json.load(open('t.h5.parts/manifest.json')), schema)\n");
 }
 GST_END_TEST;
 

@@ -184,10 +184,10 @@ GST_START_TEST (test_h5py_reads_ours)
   write_rows (path, KD_FLOAT16, 7, 2, 7);
   write_rows (brain, KD_BFLOAT16, 7, 2, 7);
   if (!python ("f = h5py.File('half.h5')\nassert f['x'].dtype == np.float16, f['x'].dtype\nassert f['x'][3, 1] == 7\n"
-          "assert f['sample.id'][6] == 6\nassert f.attrs['kd.schema'] == 'batch/1', f.attrs['kd.schema']\n"
-          "assert f.attrs['kd.fields'] == 'sample.id=int64 x=float16:2', f.attrs['kd.fields']\n"
-          "b = h5py.File('brain.h5')['x']\nassert b.attrs['kd.dtype'] == 'bfloat16'\n"
-          "assert (b[3:4, 1].astype(np.uint32) << 16).view(np.float32)[0] == 7\n"))
+               "assert f['sample.id'][6] == 6\nassert f.attrs['kd.schema'] == 'batch/1', f.attrs['kd.schema']\n"
+               "assert f.attrs['kd.fields'] == 'sample.id=int64 x=float16:2', f.attrs['kd.fields']\n"
+               "b = h5py.File('brain.h5')['x']\nassert b.attrs['kd.dtype'] == 'bfloat16'\n"
+               "assert (b[3:4, 1].astype(np.uint32) << 16).view(np.float32)[0] == 7\n"))
     return;
 }
 GST_END_TEST;
@@ -202,11 +202,11 @@ GST_START_TEST (test_reads_h5py)
   g_autoptr (KdH5Reader) reader = NULL;
 
   if (!python ("x = np.arange(300).reshape(100, 3)\nf = h5py.File('py.h5', 'w')\nf['plain'] = x.astype(np.float32)\n"
-          "f.create_dataset('chunked', data=x.astype(np.int32), chunks=(7, 3))\n"
-          "f.create_dataset('deflated', data=x.astype(np.float64), chunks=(7, 2), compression='gzip', shuffle=True)\n"
-          "f['big'] = x.astype('>f4')\nf['small'] = (x % 100).astype(np.int8)\nf['wide'] = x.astype(np.uint64)\n"
-          "f['half'] = x.astype(np.float16)\nf['flag'] = x % 2 == 1\nf['empty.axis'] = np.zeros((100, 0))\nf.attrs['n'] = 3\n"
-          "f.attrs['r'] = 0.5\nf.attrs['b'] = np.bytes_('fixed')\n"))
+               "f.create_dataset('chunked', data=x.astype(np.int32), chunks=(7, 3))\n"
+               "f.create_dataset('deflated', data=x.astype(np.float64), chunks=(7, 2), compression='gzip', shuffle=True)\n"
+               "f['big'] = x.astype('>f4')\nf['small'] = (x % 100).astype(np.int8)\nf['wide'] = x.astype(np.uint64)\n"
+               "f['half'] = x.astype(np.float16)\nf['flag'] = x % 2 == 1\nf['empty.axis'] = np.zeros((100, 0))\nf.attrs['n'] = 3\n"
+               "f.attrs['r'] = 0.5\nf.attrs['b'] = np.bytes_('fixed')\n"))
     return;
   reader = kd_h5_reader_open (path, NULL, &error);
   kd_assert_no_error (error);
@@ -219,7 +219,8 @@ GST_START_TEST (test_reads_h5py)
     kd_assert_no_error (error);
     for (gint64 k = 0; k < 6 && taken->n_bytes; k++)
       for (gint64 c = 0; c < 3; c++) {
-        gint64 x = rows[k] * 3 + c, expected = i == 4 ? x % 100 : i == 7 ? x % 2 : x;
+        gint64 x = rows[k] * 3 + c, expected = i == 4 ? x % 100 : i == 7 ? x % 2
+                                                                         : x;
         ck_assert_msg (kd_tensor_get_double (taken, (gsize) (k * 3 + c)) == (gdouble) expected, "%s row %d", fields[i], (int) k);
       }
   }
@@ -235,7 +236,8 @@ static const struct {
   { "f['a'] = np.zeros(4)\nf['b'] = h5py.SoftLink('/a')\n", KD_ERROR_FORMAT, "dataset=\"b\", reason=soft link" },
   { "f['b'] = h5py.ExternalLink('/etc/passwd', '/a')\n", KD_ERROR_FORMAT, "external link" },
   { "open('raw', 'wb').write(b'x' * 64)\n"
-    "f.create_dataset('a', shape=(64,), dtype='u1', external=[('raw', 0, 64)])\n", KD_ERROR_FORMAT, "external storage is refused" },
+    "f.create_dataset('a', shape=(64,), dtype='u1', external=[('raw', 0, 64)])\n",
+      KD_ERROR_FORMAT, "external storage is refused" },
   { "l = h5py.VirtualLayout(shape=(4,), dtype='f4')\nl[:] = h5py.VirtualSource('other.h5', 'a', shape=(4,))\nf.create_virtual_dataset('a', l)\n", KD_ERROR_FORMAT, "virtual dataset" },
   { "f.create_dataset('a', data=['x', 'y'])\n", KD_ERROR_FORMAT, "dataset=\"a\", reason=its element type is not supported" },
   { "f['a'] = np.zeros(3, dtype=[('u', 'f4'), ('v', 'f4')])\n", KD_ERROR_FORMAT, "element type is not supported" },
@@ -247,7 +249,7 @@ static const struct {
   { "f.create_dataset('a', shape=(1 << 40, 8), dtype='f4')\n", KD_ERROR_FORMAT, "declared but never written" },
   { "f.create_dataset('a', shape=(1 << 40, 8), dtype='f4', chunks=(1024, 8))\n", KD_ERROR_IO, "lying about its shape" },
   { "f.attrs['kd.schema'] = 'batch/1'\nf['a'] = np.zeros(3)\nf['b'] = np.zeros(4)\n", KD_ERROR_SHAPE,
-    "rows=4, others have 3, dataset=\"b\"" },
+      "rows=4, others have 3, dataset=\"b\"" },
   { "f['a'] = np.arange(4096.0)\nf.close()\nopen('bad.h5', 'r+').truncate(9000)\nf = None\n", KD_ERROR_FORMAT, "truncated" },
   { "f.close()\nopen('bad.h5', 'wb').write(b'not HDF5 at all' * 50)\nf = None\n", KD_ERROR_FORMAT, "not an HDF5 file" },
   { "f.close()\nopen('bad.h5', 'wb').close()\nf = None\n", KD_ERROR_FORMAT, "bytes=0" },
@@ -322,7 +324,7 @@ GST_START_TEST (test_refuses_bad_values)
   GError *error = NULL;
 
   if (!python ("f = h5py.File('bad.h5', 'w')\nf['flag'] = np.array([0, 7], dtype='i1').view(np.bool_)\n"
-          "f['big'] = np.array([1, 1 << 63], dtype='u8')\nf['t.bytes'] = np.zeros(8, 'u1')\nf['t.offset'] = np.array([0, 5, 3])\n"))
+               "f['big'] = np.array([1, 1 << 63], dtype='u8')\nf['t.bytes'] = np.zeros(8, 'u1')\nf['t.offset'] = np.array([0, 5, 3])\n"))
     return;
   reader = kd_h5_reader_open (path, NULL, &error);
   kd_assert_no_error (error);
