@@ -33,6 +33,7 @@ started (const gchar *caps, const gchar *first, ...)
   GstHarness *h = gst_harness_new ("kdbatch");
   va_list args;
 
+  gst_object_set_name (GST_OBJECT (h->element), "kdbatch0"); /* also when tests share a process */
   va_start (args, first);
   g_object_set_valist (G_OBJECT (h->element), first, args);
   va_end (args);
@@ -251,10 +252,11 @@ GST_END_TEST
 GST_START_TEST (test_another_size)
 {
   GstHarness *h = started (RGB, "batch-size", (gint64) 4, NULL);
+  g_autoptr (GstCaps) wider = gst_caps_from_string ("video/x-raw,format=RGB,width=5,height=2,framerate=1/1");
   GstBus *bus = listen (h);
 
   ck_assert_int_eq (gst_harness_push (h, picture (0)), GST_FLOW_OK);
-  gst_harness_push_event (h, gst_event_new_caps (gst_caps_from_string ("video/x-raw,format=RGB,width=5,height=2,framerate=1/1")));
+  gst_harness_push_event (h, gst_event_new_caps (wider));
   expect_error (h, bus, GST_STREAM_ERROR,
       "Frames differ in size: element=kdbatch0, first=3x2 RGB, frame 1=5x2 RGB; put videoscale ! video/x-raw,width=...,height=... before it");
   gst_harness_teardown (h);

@@ -244,6 +244,7 @@ GST_START_TEST (test_uneven_rows)
   g_autoptr (GError) error = NULL;
 
   gst_element_set_bus (h->element, bus);
+  gst_object_set_name (GST_OBJECT (h->element), "kdrebatch0");
   gst_harness_set_src_caps (h, kd_layout_to_caps (layout));
   g_object_set (h->element, "batch-size", (gint64) 4, NULL);
   for (gint64 width = 2; width <= 3; width++) {
