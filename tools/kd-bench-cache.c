@@ -111,7 +111,8 @@ kd_measure_write (const gchar *dir, const gchar *cache, GError **error)
 
   if (ours < 0)
     return FALSE;
-  g_print ("writing %.0f MB to %s\n\n%-26s %10s\n%-26s %10.0f\n%-26s %10.0f\n\nratio: %.2f\ntarget: at least 0.5: %s\n\n", mb, dir, "", "MB/s", "kdstream cache, committed", mb / ours, "write and fsync",
+  g_print ("writing %.0f MB to %s\n\n%-26s %10s\n%-26s %10.0f\n%-26s %10.0f\n\nratio: %.2f\ntarget: at least 0.5: %s\n\n", mb, dir, "", "MB/s",
+      "kdstream cache, committed", mb / ours, "write and fsync",
       mb / theirs, theirs / ours, kd_bench_verdict (theirs / ours >= 0.5));
   g_unlink (plain);
   return TRUE;
@@ -134,7 +135,8 @@ kd_measure_read (const KdBenchOptions *options, const gchar *cache, GError **err
     if ((times[r] = kd_read_random (reader, (guint64) r + 1, error)) < 0)
       return FALSE;
   ours = kd_bench_median (times, (guint) options->repeats) * 1e6;
-  g_print ("%d random rows of %d float16, median of %d\n\n%-26s %12s\n%-26s %12.2f\n", BATCH, WIDTH, options->repeats, "", "us a batch", "kdstream cache", ours);
+  g_print ("%d random rows of %d float16, median of %d\n\n%-26s %12s\n%-26s %12.2f\n", BATCH, WIDTH, options->repeats, "", "us a batch",
+      "kdstream cache", ours);
   peer = kd_bench_python ("cache_read.py", args, &missing);
   if (!peer) {
     g_printerr ("no peer: %s\n", missing->message);
@@ -143,7 +145,8 @@ kd_measure_read (const KdBenchOptions *options, const gchar *cache, GError **err
   numpy = json_object_get_double_member (peer, "numpy") * 1e6;
   h5py = json_object_get_double_member (peer, "h5py") * 1e6;
   g_print ("%-26s %12.2f\n%-26s %12.2f\n(%s)\n\nratio to numpy: %.2f times as fast; target: at least 1: %s\nratio to h5py: %.0f times as fast; target: at least 100: %s\n", "numpy, array in memory", numpy,
-      "h5py, same file", h5py, json_object_get_string_member (peer, "version"), numpy / ours, kd_bench_verdict (numpy / ours >= 1), h5py / ours, kd_bench_verdict (h5py / ours >= 100));
+      "h5py, same file", h5py, json_object_get_string_member (peer, "version"), numpy / ours, kd_bench_verdict (numpy / ours >= 1), h5py / ours,
+      kd_bench_verdict (h5py / ours >= 100));
   return TRUE;
 }
 

@@ -18,13 +18,15 @@ kd_print_run (gdouble *ours, gdouble *theirs, const KdBenchOptions *options, con
 {
   gdouble steps = EPOCHS * 4, a = kd_bench_median (ours, (guint) options->repeats), b;
 
-  g_print ("%.0f steps of the student of hinton.kd, batch 50, %d thread%s, median of %d\n\n%-22s %10s %12s\n", steps, options->threads, options->threads > 1 ? "s" : "", options->repeats, "",
+  g_print ("%.0f steps of the student of hinton.kd, batch 50, %d thread%s, median of %d\n\n%-22s %10s %12s\n", steps, options->threads,
+      options->threads > 1 ? "s" : "", options->repeats, "",
       "us a step", "steps/s");
   g_print ("%-22s %10.1f %12.0f\n", "kdstream", a / steps * 1e6, steps / a);
   if (!version)
     return KD_EXIT_DONE;
   b = kd_bench_median (theirs, (guint) options->repeats);
-  g_print ("PyTorch %-14s %10.1f %12.0f\n\nratio: %.2f times as fast\ntarget: at least 1.5: %s\n", version, b / steps * 1e6, steps / b, b / a, kd_bench_verdict (b / a >= 1.5));
+  g_print ("PyTorch %-14s %10.1f %12.0f\n\nratio: %.2f times as fast\ntarget: at least 1.5: %s\n", version, b / steps * 1e6, steps / b, b / a,
+      kd_bench_verdict (b / a >= 1.5));
   return KD_EXIT_DONE;
 }
 
@@ -32,7 +34,8 @@ static int
 kd_measure_run (const KdBenchOptions *options, const gchar *digits, const gchar *cache, GError **error)
 {
   g_autofree gchar *text = g_strdup_printf ("kdh5src location=\"%s\" first=0 count=200 epochs=%d batch-size=50 shuffle=true ! kdcache location=\"%s\" ! "
-                                            "kdstudent arch=\"mlp dims=64,16,10 activation=tanh\" ! kdhinton ! kdtrain optimizer=adamw learning-rate=0.005", digits, EPOCHS, cache);
+                                            "kdstudent arch=\"mlp dims=64,16,10 activation=tanh\" ! kdhinton ! kdtrain optimizer=adamw learning-rate=0.005",
+      digits, EPOCHS, cache);
   g_autofree gchar *epochs = g_strdup_printf ("%d", EPOCHS), *threads = g_strdup_printf ("%d", options->threads), *version = NULL;
   g_autofree gdouble *ours = g_new0 (gdouble, (gsize) options->repeats), *theirs = g_new0 (gdouble, (gsize) options->repeats);
   const gchar *args[] = { digits, cache, epochs, threads, NULL };

@@ -80,7 +80,8 @@ kd_bench_python (const gchar *script, const gchar *const *args, GError **error)
   if (!text)
     return NULL;
   /* Debian's own Python has the packages of the system; another one on the path often has not. */
-  g_ptr_array_add (argv, (gpointer) (g_getenv ("KD_PYTHON") ? g_getenv ("KD_PYTHON") : g_file_test ("/usr/bin/python3", G_FILE_TEST_EXISTS) ? "/usr/bin/python3" : "python3"));
+  g_ptr_array_add (argv, (gpointer) (g_getenv ("KD_PYTHON") ? g_getenv ("KD_PYTHON") : g_file_test ("/usr/bin/python3", G_FILE_TEST_EXISTS) ? "/usr/bin/python3"
+                                                                                                                                            : "python3"));
   g_ptr_array_add (argv, (gpointer) "-c");
   g_ptr_array_add (argv, (gpointer) g_bytes_get_data (text, NULL));
   for (; *args; args++)
@@ -89,8 +90,10 @@ kd_bench_python (const gchar *script, const gchar *const *args, GError **error)
   child = g_subprocess_newv ((const gchar *const *) argv->pdata, G_SUBPROCESS_FLAGS_STDOUT_PIPE | G_SUBPROCESS_FLAGS_STDERR_SILENCE, error);
   if (!child || !g_subprocess_communicate_utf8 (child, NULL, NULL, &output, NULL, error))
     return NULL;
-  if (!g_subprocess_get_successful (child) || !json_parser_load_from_data (parser, output, -1, NULL) || !JSON_NODE_HOLDS_OBJECT (json_parser_get_root (parser))) {
-    g_set_error (error, KD_ERROR, KD_ERROR_UNSUPPORTED, "%s does not run; it needs python3-torch, python3-h5py and python3-numpy (KD_PYTHON names another Python)", script);
+  if (!g_subprocess_get_successful (child) || !json_parser_load_from_data (parser, output, -1, NULL) ||
+      !JSON_NODE_HOLDS_OBJECT (json_parser_get_root (parser))) {
+    g_set_error (error, KD_ERROR, KD_ERROR_UNSUPPORTED,
+        "%s does not run; it needs python3-torch, python3-h5py and python3-numpy (KD_PYTHON names another Python)", script);
     return NULL;
   }
   return json_object_ref (json_node_get_object (json_parser_get_root (parser)));

@@ -181,7 +181,8 @@ kd_picture_draw_box (GString *out, const KdBox *box)
   gboolean ours = g_str_has_prefix (box->factory, "kd");
   g_autofree gchar *title = g_str_has_prefix (box->name, box->factory) ? g_strdup (box->name) : g_strdup_printf ("%s (%s)", box->name, box->factory);
 
-  g_string_append_printf (out, "<rect class=\"kg-box%s\" x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" rx=\"7\"/>\n", ours ? " kg-ours" : "", x, box->y, BOX_WIDTH,
+  g_string_append_printf (out, "<rect class=\"kg-box%s\" x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" rx=\"7\"/>\n", ours ? " kg-ours" : "", x,
+      box->y, BOX_WIDTH,
       box->height);
   kd_picture_text (out, "kg-name", x + 12, box->y + 20, title);
   for (guint i = 0; i < box->lines->len; i++)
@@ -228,7 +229,8 @@ kd_graph_svg (JsonArray *elements, JsonArray *links)
   kd_picture_labels (&picture);
   height = kd_picture_place (&picture);
   width = 2 * MARGIN + (gint) MAX (picture.n_lanes, 1) * LANE_WIDTH;
-  g_string_append_printf (out, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" viewBox=\"0 0 %d %d\">\n%s<rect class=\"kg-bg\" width=\"%d\" height=\"%d\"/>\n",
+  g_string_append_printf (out,
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" viewBox=\"0 0 %d %d\">\n%s<rect class=\"kg-bg\" width=\"%d\" height=\"%d\"/>\n",
       width, height, width, height, kd_picture_style, width, height);
   for (guint k = 0; k < json_array_get_length (links); k++) {
     JsonObject *link = json_array_get_object_element (links, k);

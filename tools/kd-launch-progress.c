@@ -14,7 +14,7 @@ struct _KdProgress {
   guint epoch;
   gdouble loss, rate, bytes_rate;
   gboolean has_epoch;
-  gchar *metrics; /* the last epoch's, short */
+  gchar *metrics;    /* the last epoch's, short */
   GPtrArray *finals; /* lines: the last metrics of each element */
   GPtrArray *final_names;
 };

@@ -106,26 +106,26 @@ kd_run_on_message (GstBus *bus, GstMessage *message, gpointer user_data)
   g_autofree gchar *debug = NULL;
 
   switch (GST_MESSAGE_TYPE (message)) {
-    case GST_MESSAGE_ERROR:
-      gst_message_parse_error (message, &error, &debug);
-      kd_run_fail (run, GST_MESSAGE_SRC_NAME (message), error->message, debug);
-      break;
-    case GST_MESSAGE_WARNING:
-      kd_run_warn (run, message);
-      break;
-    case GST_MESSAGE_EOS:
-      run->finished = TRUE;
-      g_main_loop_quit (run->loop);
-      break;
-    case GST_MESSAGE_ASYNC_DONE:
-      if (GST_MESSAGE_SRC (message) == GST_OBJECT (run->pipeline))
-        kd_run_prerolled (run);
-      break;
-    case GST_MESSAGE_ELEMENT:
-      kd_run_element_message (run, message);
-      break;
-    default:
-      break;
+  case GST_MESSAGE_ERROR:
+    gst_message_parse_error (message, &error, &debug);
+    kd_run_fail (run, GST_MESSAGE_SRC_NAME (message), error->message, debug);
+    break;
+  case GST_MESSAGE_WARNING:
+    kd_run_warn (run, message);
+    break;
+  case GST_MESSAGE_EOS:
+    run->finished = TRUE;
+    g_main_loop_quit (run->loop);
+    break;
+  case GST_MESSAGE_ASYNC_DONE:
+    if (GST_MESSAGE_SRC (message) == GST_OBJECT (run->pipeline))
+      kd_run_prerolled (run);
+    break;
+  case GST_MESSAGE_ELEMENT:
+    kd_run_element_message (run, message);
+    break;
+  default:
+    break;
   }
   return G_SOURCE_CONTINUE;
 }
@@ -219,7 +219,8 @@ kd_run_info (KdRun *run)
   g_autofree gchar *started = g_date_time_format (run->started_at, "%Y-%m-%dT%H:%M:%S%:z"), *gst = gst_version_string ();
   g_autofree gchar *glib = g_strdup_printf ("%u.%u.%u", glib_major_version, glib_minor_version, glib_micro_version);
 
-  json_object_set_string_member (info, "status", run->error ? "failed" : run->interrupted ? "interrupted" : "done");
+  json_object_set_string_member (info, "status", run->error ? "failed" : run->interrupted ? "interrupted"
+                                                                                          : "done");
   if (run->error)
     json_object_set_string_member (info, "error", run->error);
   json_object_set_string_member (info, "pipeline", run->text->text);
@@ -339,7 +340,8 @@ kd_launch_run (GstElement *pipeline, const KdText *text, const KdLaunchOptions *
   kd_progress_free (run.progress);
   g_hash_table_unref (run.warned);
   g_main_loop_unref (run.loop);
-  code = run.error ? KD_EXIT_FAILED : run.interrupted ? KD_EXIT_INTERRUPTED : KD_EXIT_DONE;
+  code = run.error ? KD_EXIT_FAILED : run.interrupted ? KD_EXIT_INTERRUPTED
+                                                      : KD_EXIT_DONE;
   g_free (run.error);
   return code;
 }

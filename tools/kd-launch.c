@@ -10,7 +10,8 @@ static gchar *kd_seed_text;
 static const GOptionEntry kd_entries[] = {
   { "dry-run", 'n', 0, G_OPTION_ARG_NONE, &kd_options.dry_run, "Negotiate only: print what flows on each link, run nothing, write nothing", NULL },
   { "graph", 'g', 0, G_OPTION_ARG_FILENAME, &kd_options.graph, "Draw the pipeline with its layouts", "FILE.svg" },
-  { "report", 'r', 0, G_OPTION_ARG_FILENAME, &kd_options.report, "Write metrics.jsonl, a TensorBoard event file, report.json and report.html", "DIR" },
+  { "report", 'r', 0, G_OPTION_ARG_FILENAME, &kd_options.report, "Write metrics.jsonl, a TensorBoard event file, report.json and report.html",
+      "DIR" },
   { "seed", 's', 0, G_OPTION_ARG_STRING, &kd_seed_text, "Set 'seed' on every element that has it and was not given one", "N" },
   { "resume", 0, 0, G_OPTION_ARG_NONE, &kd_options.resume, "Go on from the checkpoint or the cache that an earlier run left", NULL },
   { "threads", 'j', 0, G_OPTION_ARG_INT, &kd_options.threads, "Threads for kernels and models (default: as many as cores)", "N" },

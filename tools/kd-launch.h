@@ -21,8 +21,8 @@ typedef struct {
 /** KdText: a pipeline's text in words, to show where in it something is wrong and which properties were written. */
 typedef struct {
   gchar *text;
-  GArray *words;        /* of KdWord */
-  GPtrArray *elements;  /* of KdTextElement */
+  GArray *words;       /* of KdWord */
+  GPtrArray *elements; /* of KdTextElement */
 } KdText;
 
 KdText *kd_text_new (const gchar *text);

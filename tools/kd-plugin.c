@@ -80,8 +80,8 @@ kd_write_project (const KdProject *project, GError **error)
     return FALSE;
   }
   return kd_write_file (project, "meson.build.in", "meson.build", error) && kd_write_file (project, source_template, source, error) &&
-         kd_write_file (project, "tests-meson.build.in", "tests/meson.build", error) && kd_write_file (project, test_template, test, error) &&
-         kd_write_file (project, "README.md.in", "README.md", error);
+      kd_write_file (project, "tests-meson.build.in", "tests/meson.build", error) && kd_write_file (project, test_template, test, error) &&
+      kd_write_file (project, "README.md.in", "README.md", error);
 }
 
 /* The name becomes an element, a C identifier, a file and GStreamer's symbol. */

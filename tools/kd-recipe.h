@@ -18,7 +18,7 @@ typedef struct {
   gchar *data; /* as written, or NULL */
   gint64 seeds;
   GHashTable *params;
-  GPtrArray *steps; /* of KdRecipeStep, each after those it needs */
+  GPtrArray *steps;         /* of KdRecipeStep, each after those it needs */
   gchar *baseline, *metric; /* NULL: nothing is compared */
   gchar **methods, **ablations, **references;
   gboolean higher_is_better, percent;
@@ -36,7 +36,8 @@ gchar *kd_recipe_data (const KdRecipe *recipe, GError **error);
 /** kd_recipe_folder: (transfer full) the folder of @step in @output. */
 gchar *kd_recipe_folder (const gchar *output, const KdRecipeStep *step, gint64 seed);
 /** kd_recipe_expand: (transfer full) @text of @step's key @key with ${name} replaced: parameters, seed, out, data, recipe, step.NAME. */
-gchar *kd_recipe_expand (const KdRecipe *recipe, const KdRecipeStep *step, const gchar *key, const gchar *text, gint64 seed, const gchar *output, GError **error);
+gchar *kd_recipe_expand (const KdRecipe *recipe, const KdRecipeStep *step, const gchar *key, const gchar *text, gint64 seed, const gchar *output,
+    GError **error);
 
 /* Statistics of the table. */
 typedef struct {

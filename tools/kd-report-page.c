@@ -170,9 +170,10 @@ kd_page_chart (GString *out, KdSeriesSet *set, const KdChart *chart, GHashTable 
     g_hash_table_add (drawn, series);
     if (series->points->len < 2 && !g_str_equal (series->kind, "kd-report")) /* a rate measured once is no curve */
       continue;
-    lines[n++] = (KdPlotLine){
+    lines[n++] = (KdPlotLine) {
       g_str_has_suffix (chart->prefix, ".") ? series->field + strlen (chart->prefix) : series->element,
-      (const KdPoint *) (gpointer) series->points->data, series->points->len, chart->smooth };
+      (const KdPoint *) (gpointer) series->points->data, series->points->len, chart->smooth
+    };
     x_name = series->x_name;
   }
   if (n > 0)
@@ -194,7 +195,7 @@ kd_page_other_charts (GString *out, KdSeriesSet *set, GHashTable *drawn)
       KdSeries *other = set->all->pdata[k];
 
       if (g_str_equal (other->kind, series->kind) && g_str_equal (other->field, series->field)) {
-        lines[n++] = (KdPlotLine){ other->element, (const KdPoint *) (gpointer) other->points->data, other->points->len, TRUE };
+        lines[n++] = (KdPlotLine) { other->element, (const KdPoint *) (gpointer) other->points->data, other->points->len, TRUE };
         g_hash_table_add (drawn, other);
       }
     }
@@ -209,7 +210,8 @@ kd_page_elements (GString *out, JsonObject *info)
 
   if (!elements)
     return;
-  g_string_append (out, "<h2>Elements</h2>\n<div class=\"wide\"><table><tr><th>Name</th><th>Element</th><th>Set to other than the default</th></tr>\n");
+  g_string_append (out,
+      "<h2>Elements</h2>\n<div class=\"wide\"><table><tr><th>Name</th><th>Element</th><th>Set to other than the default</th></tr>\n");
   for (guint i = 0; i < json_array_get_length (elements); i++) {
     JsonObject *element = json_array_get_object_element (elements, i);
     JsonObject *properties = kd_get_object (element, "properties");

@@ -26,7 +26,9 @@ kd_plot_ticks (gdouble low, gdouble high, guint want, gdouble *ret_ticks)
     return 1;
   }
   power = pow (10, floor (log10 (raw)));
-  step = raw / power <= 1 ? power : raw / power <= 2 ? 2 * power : raw / power <= 5 ? 5 * power : 10 * power;
+  step = raw / power <= 1 ? power : raw / power <= 2 ? 2 * power
+      : raw / power <= 5                             ? 5 * power
+                                                     : 10 * power;
   first = ceil (low / step - 1e-9);
   for (; n < 12 && (first + n) * step <= high + step * 1e-9; n++)
     ret_ticks[n] = (first + n) * step;
@@ -63,10 +65,11 @@ kd_plot_range (const KdPlotLine *lines, guint n)
       range.y1 = MAX (range.y1, p->y);
     }
   if (!isfinite (range.x0)) /* nothing to draw */
-    return (KdPlotRange){ 0, 1, 0, 1 };
+    return (KdPlotRange) { 0, 1, 0, 1 };
   if (range.x1 <= range.x0)
     range.x1 = range.x0 + 1;
-  margin = range.y1 > range.y0 ? 0.06 * (range.y1 - range.y0) : range.y1 != 0 ? 0.1 * fabs (range.y1) : 1;
+  margin = range.y1 > range.y0 ? 0.06 * (range.y1 - range.y0) : range.y1 != 0 ? 0.1 * fabs (range.y1)
+                                                                              : 1;
   /* A value that is never negative is not drawn below zero. */
   range.y0 = range.y0 >= 0 && range.y0 - margin < 0 ? 0 : range.y0 - margin;
   range.y1 += margin;
@@ -83,7 +86,8 @@ kd_plot_axes (GString *out, const KdPlotRange *range, const gchar *x_name)
     g_autofree gchar *text = kd_tool_number (fabs (ticks[i]) < 1e-12 * (range->y1 - range->y0) ? 0 : ticks[i]);
     gdouble y = kd_plot_y (range, ticks[i]);
 
-    g_string_append_printf (out, "<line class=\"grid\" x1=\"%.0f\" x2=\"%.0f\" y1=\"%.1f\" y2=\"%.1f\"/><text class=\"y\" x=\"%.0f\" y=\"%.1f\">%s</text>\n",
+    g_string_append_printf (out,
+        "<line class=\"grid\" x1=\"%.0f\" x2=\"%.0f\" y1=\"%.1f\" y2=\"%.1f\"/><text class=\"y\" x=\"%.0f\" y=\"%.1f\">%s</text>\n",
         LEFT, WIDTH - RIGHT, y, y, LEFT - 8, y + 4, text);
   }
   n = kd_plot_ticks (range->x0, range->x1, 6, ticks);

@@ -113,8 +113,8 @@ kd_page_compare_charts (GString *out, KdRunFolder *runs, guint n)
       for (guint k = 0; k < n; k++) {
         KdSeries *other = kd_series_set_find (runs[k].set, NULL, series->kind, series->field);
 
-        lines[k] = other ? (KdPlotLine){ runs[k].name, (const KdPoint *) (gpointer) other->points->data, other->points->len, TRUE }
-                         : (KdPlotLine){ runs[k].name, NULL, 0, FALSE };
+        lines[k] = other ? (KdPlotLine) { runs[k].name, (const KdPoint *) (gpointer) other->points->data, other->points->len, TRUE }
+                         : (KdPlotLine) { runs[k].name, NULL, 0, FALSE };
       }
       kd_plot_lines (out, series->field, series->x_name, lines, n);
     }

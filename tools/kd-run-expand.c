@@ -50,7 +50,8 @@ kd_recipe_data (const KdRecipe *recipe, GError **error)
   g_autofree gchar *text = NULL;
 
   if (!recipe->data) {
-    g_set_error (error, KD_ERROR, KD_ERROR_SCHEMA, "Recipe uses ${data}: path=\"%s\", group=[recipe], missing=data; write data=FILE there", recipe->path);
+    g_set_error (error, KD_ERROR, KD_ERROR_SCHEMA, "Recipe uses ${data}: path=\"%s\", group=[recipe], missing=data; write data=FILE there",
+        recipe->path);
     return NULL;
   }
   g_ptr_array_add (dirs, g_strdup (recipe->dir));
@@ -68,7 +69,8 @@ kd_recipe_data (const KdRecipe *recipe, GError **error)
   }
   g_ptr_array_add (dirs, NULL);
   text = g_strjoinv (" ", (gchar **) dirs->pdata);
-  g_set_error (error, KD_ERROR, KD_ERROR_IO, "Data not found: recipe=\"%s\", data=\"%s\", looked in: %s; set KD_DATA_PATH to the folder that has it, or see kd data get --help",
+  g_set_error (error, KD_ERROR, KD_ERROR_IO,
+      "Data not found: recipe=\"%s\", data=\"%s\", looked in: %s; set KD_DATA_PATH to the folder that has it, or see kd data get --help",
       recipe->path, recipe->data, text);
   return NULL;
 }
@@ -108,7 +110,8 @@ static gchar *kd_expand_text (const KdExpand *expand, const gchar *text, guint d
 static gchar *
 kd_expand_fail (const KdExpand *expand, GError **error, const gchar *name, const gchar *advice)
 {
-  g_set_error (error, KD_ERROR, KD_ERROR_SCHEMA, "Recipe step: path=\"%s\", group=[step.%s], key=%s, unknown=${%s}; %s", expand->recipe->path, expand->step->name, expand->key,
+  g_set_error (error, KD_ERROR, KD_ERROR_SCHEMA, "Recipe step: path=\"%s\", group=[step.%s], key=%s, unknown=${%s}; %s", expand->recipe->path,
+      expand->step->name, expand->key,
       name, advice);
   return NULL;
 }
@@ -188,7 +191,8 @@ kd_expand_text (const KdExpand *expand, const gchar *text, guint depth, GError *
 }
 
 gchar *
-kd_recipe_expand (const KdRecipe *recipe, const KdRecipeStep *step, const gchar *key, const gchar *text, gint64 seed, const gchar *output, GError **error)
+kd_recipe_expand (const KdRecipe *recipe, const KdRecipeStep *step, const gchar *key, const gchar *text, gint64 seed, const gchar *output,
+    GError **error)
 {
   KdExpand expand = { recipe, step, key, output, seed };
 

@@ -79,7 +79,8 @@ kd_load_key_file (const gchar *path, GError **error)
   }
   joined = kd_join_lines (text);
   if (!g_key_file_load_from_data (file, joined, (gsize) -1, G_KEY_FILE_NONE, &reason)) {
-    g_set_error (error, KD_ERROR, KD_ERROR_FORMAT, "Not a recipe: path=\"%s\", reason=%s; a recipe has groups such as [recipe] and [step.NAME] with key=value lines",
+    g_set_error (error, KD_ERROR, KD_ERROR_FORMAT,
+        "Not a recipe: path=\"%s\", reason=%s; a recipe has groups such as [recipe] and [step.NAME] with key=value lines",
         path, reason->message);
     return NULL;
   }
@@ -183,10 +184,12 @@ kd_step_new (const KdRecipe *recipe, const gchar *name, JsonObject *object, GErr
   step->metrics = kd_strv (object, "metrics");
   step->once = g_str_equal (json_object_get_string_member_with_default (object, "seeds", "each"), "once");
   if (!step->pipeline == !step->tool)
-    g_set_error (error, KD_ERROR, KD_ERROR_SCHEMA, "Recipe step: path=\"%s\", group=[step.%s], %s; write one of pipeline= and tool=", recipe->path, name,
+    g_set_error (error, KD_ERROR, KD_ERROR_SCHEMA, "Recipe step: path=\"%s\", group=[step.%s], %s; write one of pipeline= and tool=",
+        recipe->path, name,
         step->pipeline ? "both pipeline and tool are set" : "neither pipeline nor tool is set");
   else if (step->tool && step->evaluate)
-    g_set_error (error, KD_ERROR, KD_ERROR_SCHEMA, "Recipe step: path=\"%s\", group=[step.%s], key=evaluate; it goes with pipeline=, not with tool=", recipe->path, name);
+    g_set_error (error, KD_ERROR, KD_ERROR_SCHEMA,
+        "Recipe step: path=\"%s\", group=[step.%s], key=evaluate; it goes with pipeline=, not with tool=", recipe->path, name);
   else
     return step;
   kd_step_free (step);
@@ -203,7 +206,8 @@ kd_unknown_step (const KdRecipe *recipe, GPtrArray *steps, const gchar *group, c
     g_ptr_array_add (names, ((KdRecipeStep *) steps->pdata[i])->name);
   g_ptr_array_add (names, NULL);
   near = kd_tool_closest (name, (const gchar *const *) names->pdata);
-  g_set_error (error, KD_ERROR, KD_ERROR_SCHEMA, "Recipe step: path=\"%s\", group=[%s], key=%s, value=%s is no step%s%s%s", recipe->path, group, key, name,
+  g_set_error (error, KD_ERROR, KD_ERROR_SCHEMA, "Recipe step: path=\"%s\", group=[%s], key=%s, value=%s is no step%s%s%s", recipe->path, group,
+      key, name,
       near ? "; did you mean " : "; add a group [step.NAME]", near ? near : "", near ? "?" : "");
   return FALSE;
 }
@@ -224,7 +228,8 @@ kd_recipe_order (KdRecipe *recipe, GPtrArray *written, GError **error)
       if (!needed)
         return kd_unknown_step (recipe, written, group, "needs", step->needs[k], error);
       if (step->once && !needed->once) {
-        g_set_error (error, KD_ERROR, KD_ERROR_SCHEMA, "Recipe step: path=\"%s\", group=[step.%s], key=needs, value=%s; a step with seeds=once cannot need one that runs for each seed",
+        g_set_error (error, KD_ERROR, KD_ERROR_SCHEMA,
+            "Recipe step: path=\"%s\", group=[step.%s], key=needs, value=%s; a step with seeds=once cannot need one that runs for each seed",
             recipe->path, step->name, needed->name);
         return FALSE;
       }
@@ -245,7 +250,8 @@ kd_recipe_order (KdRecipe *recipe, GPtrArray *written, GError **error)
       }
     }
     if (!moved) {
-      g_set_error (error, KD_ERROR, KD_ERROR_SCHEMA, "Recipe step: path=\"%s\", group=[step.%s], key=needs; the steps need each other in a circle", recipe->path,
+      g_set_error (error, KD_ERROR, KD_ERROR_SCHEMA,
+          "Recipe step: path=\"%s\", group=[step.%s], key=needs; the steps need each other in a circle", recipe->path,
           ((KdRecipeStep *) written->pdata[0])->name);
       return FALSE;
     }
@@ -271,7 +277,8 @@ kd_recipe_compare (KdRecipe *recipe, JsonObject *compare, GError **error)
   if (!kd_recipe_step (recipe, recipe->baseline))
     return kd_unknown_step (recipe, recipe->steps, "compare", "baseline", recipe->baseline, error);
   for (guint l = 0; l < G_N_ELEMENTS (lists); l++) {
-    gchar **names = l == 0 ? recipe->methods : l == 1 ? recipe->ablations : recipe->references;
+    gchar **names = l == 0 ? recipe->methods : l == 1 ? recipe->ablations
+                                                      : recipe->references;
 
     for (guint i = 0; names && names[i]; i++)
       if (!kd_recipe_step (recipe, names[i]))
@@ -296,7 +303,9 @@ kd_recipe_params (KdRecipe *recipe, JsonObject *object, gchar **sets, GError **e
       const gchar *near = kd_tool_closest (name, (const gchar *const *) keys);
 
       g_set_error (error, KD_ERROR, KD_ERROR_VALUE, "Cannot set: --set %s, path=\"%s\"; %s%s", sets[i], recipe->path,
-          !equals ? "write NAME=VALUE" : near ? "the recipe's [param] has no such name; did you mean " : "the recipe's [param] has no such name", equals && near ? near : "");
+          !equals ? "write NAME=VALUE" : near ? "the recipe's [param] has no such name; did you mean "
+                                              : "the recipe's [param] has no such name",
+          equals && near ? near : "");
       return FALSE;
     }
     g_hash_table_insert (recipe->params, g_strdup (name), g_strdup (equals + 1));

@@ -16,7 +16,9 @@ static gchar *
 kd_cell (const KdResult *result, gdouble value, gboolean sign)
 {
   gdouble shown = value * (result->recipe->percent ? 100 : 1);
-  gint digits = result->recipe->percent ? 2 : fabs (shown) >= 100 ? 1 : fabs (shown) >= 1 ? 3 : 4;
+  gint digits = result->recipe->percent ? 2 : fabs (shown) >= 100 ? 1
+      : fabs (shown) >= 1                                         ? 3
+                                                                  : 4;
 
   if (isnan (value))
     return g_strdup ("-");
@@ -142,7 +144,10 @@ kd_row_object (const KdResult *result, guint i)
   json_object_set_string_member (object, "title", row->step->title);
   json_object_set_string_member (object, "role", row->role);
   for (guint s = 0; s < result->n_seeds; s++)
-    isnan (row->values[s]) ? json_array_add_null_element (values) : json_array_add_double_element (values, row->values[s]);
+    if (isnan (row->values[s]))
+      json_array_add_null_element (values);
+    else
+      json_array_add_double_element (values, row->values[s]);
   json_object_set_array_member (object, "values", values);
   kd_set_number (object, "mean", mean.mean);
   kd_set_number (object, "deviation", mean.deviation);
@@ -189,16 +194,20 @@ kd_result_object (const KdResult *result)
 static void
 kd_page_table (GString *out, const KdResult *result)
 {
-  g_string_append (out, "<h2>Result</h2>\n<div class=\"wide\"><table><tr><th>Step</th><th>Role</th><th class=\"n\">Mean</th><th class=\"n\">Deviation</th>"
-                        "<th class=\"n\">Difference</th><th class=\"n\">95 % interval</th><th></th></tr>\n");
+  g_string_append (out,
+      "<h2>Result</h2>\n<div class=\"wide\"><table><tr><th>Step</th><th>Role</th><th class=\"n\">Mean</th><th class=\"n\">Deviation</th>"
+      "<th class=\"n\">Difference</th><th class=\"n\">95 % interval</th><th></th></tr>\n");
   for (guint i = 0; i < result->rows->len; i++) {
     KdCells cells = kd_cells (result, i);
 
     g_string_append_printf (out, "<tr><td class=\"name c%u\">", i % 8);
     kd_page_text (out, kd_row (result, i)->step->title);
-    g_string_append_printf (out, "</td><td>%s</td><td class=\"n\"><b>%s</b></td><td class=\"n\">%s</td><td class=\"n\">%s</td><td class=\"n\">%s</td><td class=\"%s\">%s</td></tr>\n",
+    g_string_append_printf (out,
+        "</td><td>%s</td><td class=\"n\"><b>%s</b></td><td class=\"n\">%s</td><td class=\"n\">%s</td><td class=\"n\">%s</td><td class=\"%s\">%s</td></tr>\n",
         kd_row (result, i)->role, cells.mean, cells.deviation, cells.difference, cells.interval,
-        g_str_equal (cells.verdict, "better") ? "good" : g_str_equal (cells.verdict, "worse") ? "bad" : "", cells.verdict);
+        g_str_equal (cells.verdict, "better") ? "good" : g_str_equal (cells.verdict, "worse") ? "bad"
+                                                                                              : "",
+        cells.verdict);
     kd_cells_clear (&cells);
   }
   g_string_append (out, "</table></div>\n");
@@ -225,12 +234,14 @@ kd_page_points (GString *out, const KdResult *result)
   g_string_append (out, "<h2>Every seed</h2>\n<figure><figcaption>");
   kd_page_text (out, result->recipe->metric);
   g_string_append_printf (out, "%s</figcaption>\n<svg class=\"chart\" viewBox=\"0 0 %.0f %.0f\" role=\"img\">\n", result->recipe->percent ? " (%)" : "", width, height);
-#define X(v) (left + ((v) - low) / (high - low) * (width - left - right))
+#define X(v) (left + ((v) -low) / (high - low) * (width - left - right))
   n = kd_plot_ticks (low, high, 8, ticks);
   for (guint i = 0; i < n; i++) {
     g_autofree gchar *text = kd_tool_number (ticks[i]);
 
-    g_string_append_printf (out, "<line class=\"grid\" x1=\"%.1f\" x2=\"%.1f\" y1=\"10\" y2=\"%.0f\"/><text class=\"x\" x=\"%.1f\" y=\"%.0f\">%s</text>\n", X (ticks[i]), X (ticks[i]),
+    g_string_append_printf (out,
+        "<line class=\"grid\" x1=\"%.1f\" x2=\"%.1f\" y1=\"10\" y2=\"%.0f\"/><text class=\"x\" x=\"%.1f\" y=\"%.0f\">%s</text>\n", X (ticks[i]),
+        X (ticks[i]),
         height - 30, X (ticks[i]), height - 12, text);
   }
   for (guint i = 0; i < result->rows->len; i++) {
@@ -244,7 +255,9 @@ kd_page_points (GString *out, const KdResult *result)
       g_string_append_printf (out, "<line class=\"bar\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\"/>", X (mean), X (mean), y - 19, y + 19);
     for (guint s = 0; s < result->n_seeds; s++)
       if (!isnan (row->values[s]))
-        g_string_append_printf (out, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4.5\" fill-opacity=\"0.75\"><title>seed %" G_GINT64_FORMAT ": %.4g</title></circle>", X (scale * row->values[s]),
+        g_string_append_printf (out,
+            "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4.5\" fill-opacity=\"0.75\"><title>seed %" G_GINT64_FORMAT ": %.4g</title></circle>",
+            X (scale * row->values[s]),
             y + (result->n_seeds > 1 ? (s / (gdouble) (result->n_seeds - 1) - 0.5) * 26 : 0), result->first_seed + s, scale * row->values[s]);
     g_string_append (out, "</g>\n");
   }
@@ -255,12 +268,14 @@ kd_page_points (GString *out, const KdResult *result)
 static void
 kd_page_runs (GString *out, const KdResult *result)
 {
-  g_string_append (out, "<h2>Steps</h2>\n<div class=\"wide\"><table><tr><th>Step</th><th class=\"n\">Seed</th><th>Status</th><th class=\"n\">Time</th><th>Report</th></tr>\n");
+  g_string_append (out,
+      "<h2>Steps</h2>\n<div class=\"wide\"><table><tr><th>Step</th><th class=\"n\">Seed</th><th>Status</th><th class=\"n\">Time</th><th>Report</th></tr>\n");
   for (guint i = 0; i < json_array_get_length (result->runs); i++) {
     JsonObject *run = json_array_get_object_element (result->runs, i);
     const gchar *folder = json_object_get_string_member (run, "folder"), *reports[] = { "report", "evaluate" };
     gint64 seed = json_object_get_int_member (run, "seed");
-    g_autofree gchar *time = json_object_get_boolean_member (run, "skipped") ? g_strdup ("as before") : kd_tool_duration (json_object_get_double_member (run, "seconds"));
+    g_autofree gchar *time = json_object_get_boolean_member (run, "skipped") ? g_strdup ("as before")
+                                                                             : kd_tool_duration (json_object_get_double_member (run, "seconds"));
 
     g_string_append (out, "<tr><td class=\"name\">");
     kd_page_text (out, json_object_get_string_member (run, "step"));

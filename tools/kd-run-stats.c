@@ -87,5 +87,5 @@ kd_result_paired (const gdouble *a, const gdouble *b, guint n)
     differences[i] = b[i] - a[i]; /* NaN where either is missing */
   mean = kd_result_mean (differences, n);
   half = mean.n > 1 ? kd_student_quantile (0.975, mean.n - 1) * mean.deviation / sqrt (mean.n) : NAN;
-  return (KdPaired){ mean.n, mean.mean, mean.mean - half, mean.mean + half };
+  return (KdPaired) { mean.n, mean.mean, mean.mean - half, mean.mean + half };
 }

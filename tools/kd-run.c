@@ -83,7 +83,10 @@ kd_find_metric (const gchar *metric, JsonObject *metrics, gdouble *ret, GError *
   }
   if (n == 1)
     return TRUE;
-  g_set_error (error, KD_ERROR, KD_ERROR_FIELD, n ? "several elements report %s; write metric=ELEMENT.%s" : "no element reports %s; is kdmetrics in its pipeline?%.0s", metric, field);
+  if (n > 1)
+    g_set_error (error, KD_ERROR, KD_ERROR_FIELD, "several elements report %s; write metric=ELEMENT.%s", metric, field);
+  else
+    g_set_error (error, KD_ERROR, KD_ERROR_FIELD, "no element reports %s; is kdmetrics in its pipeline?", metric);
   return FALSE;
 }
 

@@ -31,14 +31,14 @@ kd_node_type (JsonNode *node)
   if (JSON_NODE_HOLDS_NULL (node))
     return "null";
   switch (json_node_get_value_type (node)) {
-    case G_TYPE_STRING:
-      return "string";
-    case G_TYPE_BOOLEAN:
-      return "boolean";
-    case G_TYPE_INT64:
-      return "integer";
-    default:
-      return "number";
+  case G_TYPE_STRING:
+    return "string";
+  case G_TYPE_BOOLEAN:
+    return "boolean";
+  case G_TYPE_INT64:
+    return "integer";
+  default:
+    return "number";
   }
 }
 
@@ -163,7 +163,8 @@ kd_check_object (JsonObject *schema, JsonNode *node, const gchar *path, GError *
 static gboolean
 kd_keywords_known (JsonObject *schema, const gchar *path, GError **error)
 {
-  static const gchar *const known[] = { "$schema", "$id", "title", "description", "default", "examples", "type", "const", "enum", "required", "properties",
+  static const gchar *const known[] = { "$schema", "$id", "title", "description", "default", "examples", "type", "const", "enum", "required",
+    "properties",
     "patternProperties", "additionalProperties", "items", "minItems", "minimum", "minLength", "pattern", NULL };
   g_autoptr (GList) members = json_object_get_members (schema);
 

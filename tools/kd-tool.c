@@ -180,7 +180,8 @@ gchar *
 kd_tool_number (gdouble value)
 {
   if (!isfinite (value))
-    return g_strdup (isnan (value) ? "nan" : value > 0 ? "inf" : "-inf");
+    return g_strdup (isnan (value) ? "nan" : value > 0 ? "inf"
+                                                       : "-inf");
   if (fabs (value) < 1e9 && value == floor (value))
     return g_strdup_printf ("%.0f", value);
   if (fabs (value) >= 0.001 && fabs (value) < 1e6) {

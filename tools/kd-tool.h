@@ -6,7 +6,10 @@
 G_BEGIN_DECLS
 
 /* Exit codes: the same for every subcommand. */
-enum { KD_EXIT_DONE = 0, KD_EXIT_FAILED = 1, KD_EXIT_USAGE = 2, KD_EXIT_INTERRUPTED = 130 };
+enum { KD_EXIT_DONE = 0,
+  KD_EXIT_FAILED = 1,
+  KD_EXIT_USAGE = 2,
+  KD_EXIT_INTERRUPTED = 130 };
 
 /* The subcommands. argv[0] is the subcommand's name; the program's name (g_get_prgname) is "kd NAME" then. */
 int kd_tool_launch (int argc, char **argv);

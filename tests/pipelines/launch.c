@@ -18,11 +18,13 @@ END_TEST
 
 START_TEST (test_dry_run)
 {
-  kd_expect (0, "kd launch --dry-run --graph g.svg \"kdh5src location=$D ! kdteacher arch=\\\"mlp dims=64,10\\\" ! kdcachesink location=t.h5\"", "kdh5src0 -> kdteacher0");
+  kd_expect (0, "kd launch --dry-run --graph g.svg \"kdh5src location=$D ! kdteacher arch=\\\"mlp dims=64,10\\\" ! kdcachesink location=t.h5\"",
+      "kdh5src0 -> kdteacher0");
   ck_assert (strstr (kd_out, "kdteacher0 -> kdcachesink0") && strstr (kd_out, "+teacher.logits=float32:10") && strstr (kd_out, "input=uint8:1x8x8"));
   ck_assert (!kd_exists ("t.h5") && !kd_exists ("t.h5.parts")); /* nothing is written */
   ck_assert (kd_exists ("g.svg"));
-  kd_expect (0, "kd launch --dry-run \"kdh5src location=$D ! " STUDENT " save=s.safetensors ! kdce ! kdtrain checkpoint=c.h5\"", "+grad.student.logits");
+  kd_expect (0, "kd launch --dry-run \"kdh5src location=$D ! " STUDENT " save=s.safetensors ! kdce ! kdtrain checkpoint=c.h5\"",
+      "+grad.student.logits");
   ck_assert (!kd_exists ("s.safetensors") && !kd_exists ("c.h5"));
 }
 END_TEST
@@ -40,7 +42,8 @@ START_TEST (test_report)
   g_autofree gchar *json = NULL, *lines = NULL, *svg = NULL;
   JsonObject *report;
 
-  kd_expect (0, "kd launch --seed 3 --report r --graph g.svg \"kdh5src location=$D epochs=2 batch-size=100 ! " STUDENT " ! kdce ! kdmetrics ! kdtrain report-every=1\"",
+  kd_expect (0,
+      "kd launch --seed 3 --report r --graph g.svg \"kdh5src location=$D epochs=2 batch-size=100 ! " STUDENT " ! kdce ! kdmetrics ! kdtrain report-every=1\"",
       "kdmetrics0: accuracy");
   ck_assert (kd_exists ("r/report.html") && kd_exists ("r/metrics.jsonl"));
   kd_expect (0, "ls r", "events.out.tfevents.");

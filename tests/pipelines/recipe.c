@@ -115,7 +115,8 @@ END_TEST
 START_TEST (test_interrupt)
 {
   kd_expect (0, "sed -i 's/^epochs=3/epochs=2000000/' two.kd", "");
-  kd_expect (130, "kd run two.kd --seeds 1 & p=$!; while kill -0 $p && ! test -s kd-runs/two/seed-1/alone/report/metrics.jsonl; do sleep 0.05; done; kill -TERM $p; wait $p", "the same command goes on");
+  kd_expect (130,
+      "kd run two.kd --seeds 1 & p=$!; while kill -0 $p && ! test -s kd-runs/two/seed-1/alone/report/metrics.jsonl; do sleep 0.05; done; kill -TERM $p; wait $p", "the same command goes on");
   ck_assert (kd_exists ("kd-runs/two/once/teacher/done") && !kd_exists ("kd-runs/two/seed-1/alone/done"));
   kd_expect (0, "kd run two.kd --seeds 1 --set epochs=1", "as before");
 }

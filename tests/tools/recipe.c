@@ -32,7 +32,8 @@ START_TEST (test_order_and_expand)
 {
   GError *error = NULL;
   g_autoptr (KdRecipe) recipe = read_text (HEAD "[param]\na=x ${b}\nb=y\n[step.last]\nneeds=first\npipeline=p ${a} ${seed} \\\n   ${step.first}/f ${out}\n"
-                                                "[step.first]\nseeds=once\ntool=data info ${recipe}\n", NULL, &error);
+                                                "[step.first]\nseeds=once\ntool=data info ${recipe}\n",
+      NULL, &error);
   KdRecipeStep *last;
   g_autofree gchar *text = NULL, *wanted = NULL;
 
@@ -112,7 +113,8 @@ START_TEST (test_bad_names)
 {
   for (guint i = 0; i < G_N_ELEMENTS (bad_names); i++) {
     GError *error = NULL;
-    g_autofree gchar *text = g_strdup_printf (HEAD "[param]\ntemperature=1\nloop=${loop}\n[step.b]\npipeline=q\n[step.a]\npipeline=%s\n", bad_names[i].pipeline);
+    g_autofree gchar *text = g_strdup_printf (HEAD "[param]\ntemperature=1\nloop=${loop}\n[step.b]\npipeline=q\n[step.a]\npipeline=%s\n",
+        bad_names[i].pipeline);
     g_autoptr (KdRecipe) recipe = read_text (text, NULL, &error);
     KdRecipeStep *step;
 

@@ -172,8 +172,10 @@ START_TEST (test_report)
 {
   GError *error = NULL;
   g_autoptr (KdReport) report = kd_report_new (folder, &error);
-  g_autoptr (GstStructure) loss = gst_structure_new ("kd-report", "step", G_TYPE_UINT64, (guint64) 3, "loss", G_TYPE_DOUBLE, 1.25, "grad-norm", G_TYPE_DOUBLE, NAN, NULL);
-  g_autoptr (GstStructure) metrics = gst_structure_new ("kd-metrics", "epoch", G_TYPE_UINT, 2, "final", G_TYPE_BOOLEAN, TRUE, "accuracy", G_TYPE_DOUBLE, 0.75, NULL);
+  g_autoptr (GstStructure) loss = gst_structure_new ("kd-report", "step", G_TYPE_UINT64, (guint64) 3, "loss", G_TYPE_DOUBLE, 1.25, "grad-norm",
+      G_TYPE_DOUBLE, NAN, NULL);
+  g_autoptr (GstStructure) metrics = gst_structure_new ("kd-metrics", "epoch", G_TYPE_UINT, 2, "final", G_TYPE_BOOLEAN, TRUE, "accuracy",
+      G_TYPE_DOUBLE, 0.75, NULL);
   g_autoptr (JsonObject) info = info_new (), written = NULL;
   g_autofree gchar *json = g_build_filename (folder, "report.json", NULL), *html = g_build_filename (folder, "report.html", NULL), *page = NULL;
 
@@ -182,7 +184,8 @@ START_TEST (test_report)
   ck_assert (kd_report_finish (report, info, NULL, &error));
   kd_assert_no_error (error);
   written = kd_json_read (json, &error);
-  ck_assert (json_object_get_double_member (json_object_get_object_member (json_object_get_object_member (written, "metrics"), "kdmetrics0"), "accuracy") == 0.75);
+  ck_assert (json_object_get_double_member (json_object_get_object_member (json_object_get_object_member (written, "metrics"), "kdmetrics0"),
+                 "accuracy") == 0.75);
   ck_assert (g_file_get_contents (html, &page, NULL, NULL));
   ck_assert (strstr (page, "&lt;a&amp;b&gt;") && !strstr (page, "<a&b>"));
   ck_assert (strstr (page, "0.75") && strstr (page, "<svg"));
