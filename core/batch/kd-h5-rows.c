@@ -6,7 +6,7 @@
 #include <string.h>
 
 /* How many rows ahead lines are asked for, and how much of a row: enough to hide DRAM, little enough to stay in L1. */
-#define PREFETCH_ROWS 8
+#define PREFETCH_ROWS 16
 #define PREFETCH_BYTES 512
 
 static KdH5Column *

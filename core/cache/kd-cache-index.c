@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define MAX_COUNTED 16
+
 typedef struct {
   gint64 first_id, last_id, stride, view, rows, first_row;
   gint64 max_last_id; /* of this and all runs before, in sorted order */
@@ -120,12 +122,18 @@ sort (KdCacheIndex *index)
   index->sorted = TRUE;
 }
 
-/* From the last run that begins at or before @id, back to where no run reaches it. */
-static gint64
-find_in_runs (const KdCacheIndex *index, gint64 id, gint64 view)
+/* How many runs begin at or before @id. Few are counted: random ids would make a search guess wrong at every step. */
+static inline guint
+runs_before (const KdCacheIndex *index, gint64 id)
 {
+  const Run *runs = (const Run *) index->runs->data;
   guint low = 0, high = index->runs->len;
 
+  if (high <= MAX_COUNTED) {
+    for (guint i = 0; i < high; i++)
+      low += runs[i].first_id <= id;
+    return low;
+  }
   while (low < high) {
     guint middle = (low + high) / 2;
     if (g_array_index (index->runs, Run, middle).first_id <= id)
@@ -133,6 +141,15 @@ find_in_runs (const KdCacheIndex *index, gint64 id, gint64 view)
     else
       high = middle;
   }
+  return low;
+}
+
+/* From the last run that begins at or before @id, back to where no run reaches it. */
+static gint64
+find_in_runs (const KdCacheIndex *index, gint64 id, gint64 view)
+{
+  guint low = runs_before (index, id);
+
   while (low-- > 0) {
     const Run *run = &g_array_index (index->runs, Run, low);
     guint64 distance = (guint64) id - (guint64) run->first_id;

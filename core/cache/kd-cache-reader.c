@@ -6,8 +6,19 @@
 /* Open parts at once: below the usual limit of 1024 descriptors. */
 #define MAX_OPEN 256
 /* Enough to hide DRAM, little enough to stay in L1. */
-#define AHEAD_ROWS 8
+#define AHEAD_ROWS 16
 #define AHEAD_BYTES ((gsize) 512)
+/* So few parts are counted through; more are searched. */
+#define MAX_COUNTED 16
+
+/* A field's rows in a mapped part. */
+typedef struct {
+  gint64 first_row;
+  const guint8 *base; /* NULL: not open */
+  const guint8 *checked;
+  gint shift;
+  KdCacheFile *file;
+} Lane;
 
 struct _KdCacheReader {
   gchar *path;
@@ -17,6 +28,8 @@ struct _KdCacheReader {
   gboolean may_map;
   GMutex lock;         /* guards what follows; libhdf5's lock may be taken inside */
   KdCacheFile **files; /* by part, NULL when closed */
+  Lane **lanes;        /* by field, then by part */
+  guint n_fields;
   guint n_open;
   guint64 clock;
 };
@@ -27,6 +40,9 @@ kd_cache_reader_close (KdCacheReader *reader)
   for (guint i = 0; reader->files && i < reader->manifest->parts->len; i++)
     g_clear_pointer (&reader->files[i], kd_cache_file_close);
   g_free (reader->files);
+  for (guint i = 0; i < reader->n_fields; i++)
+    g_free (reader->lanes[i]);
+  g_free (reader->lanes);
   g_clear_pointer (&reader->index, kd_cache_index_free);
   g_clear_pointer (&reader->layout, kd_layout_free);
   g_clear_pointer (&reader->manifest, kd_cache_manifest_free);
@@ -43,6 +59,9 @@ close_oldest (KdCacheReader *reader)
   for (guint i = 0; i < reader->manifest->parts->len; i++)
     if (reader->files[i] && (oldest == G_MAXUINT || reader->files[i]->last_use < reader->files[oldest]->last_use))
       oldest = i;
+  for (guint i = 0; i < reader->n_fields; i++)
+    if (reader->lanes[i])
+      reader->lanes[i][oldest].base = NULL;
   g_clear_pointer (&reader->files[oldest], kd_cache_file_close);
   reader->n_open--;
 }
@@ -136,6 +155,8 @@ kd_cache_reader_open (const gchar *path, GError **error)
   reader->manifest = manifest;
   reader->files = g_new0 (KdCacheFile *, MAX (manifest->parts->len, 1));
   reader->index = kd_cache_index_new ();
+  reader->n_fields = manifest->layout ? kd_layout_n_fields (manifest->layout) : 0;
+  reader->lanes = g_new0 (Lane *, MAX (reader->n_fields, 1));
   reader->layout = manifest->layout ? kd_layout_copy (manifest->layout) : kd_layout_new ();
   kd_layout_remove (reader->layout, "sample.id");
   kd_layout_remove (reader->layout, "sample.view");
@@ -171,21 +192,6 @@ const KdCacheIdentity *
 kd_cache_reader_identity (const KdCacheReader *reader)
 {
   return &reader->manifest->identity;
-}
-
-void
-kd_cache_reader_info (const KdCacheReader *reader, KdCacheInfo *ret_info)
-{
-  const KdCacheManifest *manifest = reader->manifest;
-
-  *ret_info = (KdCacheInfo) { .created_by = manifest->created_by, .n_parts = manifest->parts->len, .last_id = -1, .row_bytes = (gint64) kd_cache_row_bytes (manifest->layout), .block_rows = manifest->block_rows };
-  for (guint i = 0; i < manifest->parts->len; i++) {
-    const KdCachePart *part = g_ptr_array_index (manifest->parts, i);
-    ret_info->packed |= part->file == NULL;
-    ret_info->bytes += part->bytes;
-    ret_info->first_id = i ? MIN (ret_info->first_id, part->first_id) : part->first_id;
-    ret_info->last_id = i ? MAX (ret_info->last_id, part->last_id) : part->last_id;
-  }
 }
 
 const KdCacheManifest *
@@ -244,14 +250,57 @@ take_scattered (KdCacheReader *reader, guint field, gint64 n, const gint64 *rows
   return TRUE;
 }
 
+/* Which lane a row is in: counting has no branch to guess wrong, which random rows would make it do. */
+static inline guint
+lane_of_row (const KdCacheReader *reader, const Lane *lanes, gint64 row)
+{
+  guint n = reader->manifest->parts->len, nth = 0;
+
+  if (n > MAX_COUNTED)
+    return part_of_row (reader, row);
+  for (guint i = 1; i < n; i++)
+    nth += row >= lanes[i].first_row;
+  return nth;
+}
+
+/* Returns 1, 0 when the part is not mapped in one piece, -1 with @error. */
+static gint
+open_lane (KdCacheReader *reader, guint field, guint nth, Lane *lane, GError **error)
+{
+  KdCacheFile *file = open_part (reader, nth, error);
+  const KdH5Column *column = file ? file->columns[field] : NULL;
+
+  if (!file)
+    return -1;
+  if (!file->reader->map->bytes || column->storage != KD_H5_CONTIGUOUS || file->block_shift < 0)
+    return 0;
+  lane->file = file;
+  lane->base = file->reader->map->bytes + column->offset;
+  lane->checked = file->checked[field];
+  lane->shift = file->block_shift;
+  return 1;
+}
+
+static Lane *
+lanes_of (KdCacheReader *reader, guint field)
+{
+  guint n = reader->manifest->parts->len;
+
+  if (!reader->lanes[field]) {
+    reader->lanes[field] = g_new0 (Lane, MAX (n, 1));
+    for (guint i = 0; i < n; i++)
+      reader->lanes[field][i].first_row = ((KdCachePart *) g_ptr_array_index (reader->manifest->parts, i))->first_row;
+  }
+  return reader->lanes[field];
+}
+
 /* The hot path: rows of mapped parts, wherever they are. An address is looked up and its memory called for some rows before it is
  * copied. Returns 1 done, 0 for the caller to do it the long way, -1 with @error. */
 static gint
 take_mapped (KdCacheReader *reader, guint field, gint64 n, const gint64 *rows, KdTensor *out, GError **error)
 {
   const guint8 *from[AHEAD_ROWS];
-  const KdCachePart *part = NULL;
-  KdCacheFile *file = NULL;
+  Lane *lanes = lanes_of (reader, field);
   gsize bytes = kd_tensor_row_elements (out) * kd_dtype_size (out->dtype), ahead = MIN (bytes, AHEAD_BYTES);
 
   if (!reader->may_map || out->dtype == KD_BOOL || bytes == 0)
@@ -259,22 +308,20 @@ take_mapped (KdCacheReader *reader, guint field, gint64 n, const gint64 *rows, K
   for (gint64 i = 0; i < n + AHEAD_ROWS; i++) {
     if (i >= AHEAD_ROWS)
       memcpy ((guint8 *) out->data + (gsize) (i - AHEAD_ROWS) * bytes, from[i % AHEAD_ROWS], bytes);
-    if (i >= n)
-      continue;
-    if (!part || rows[i] < part->first_row || rows[i] >= part->first_row + part->rows) {
-      guint nth = part_of_row (reader, rows[i]);
-      part = g_ptr_array_index (reader->manifest->parts, nth);
-      file = open_part (reader, nth, error);
-      if (!file)
+    if (i < n) {
+      guint nth = lane_of_row (reader, lanes, rows[i]);
+      Lane *lane = &lanes[nth];
+      gint64 row = rows[i] - lane->first_row;
+      gint opened = G_LIKELY (lane->base) ? 1 : open_lane (reader, field, nth, lane, error);
+      if (G_UNLIKELY (opened <= 0))
+        return opened;
+      if (G_UNLIKELY (!lane->checked[row >> lane->shift]) &&
+          !kd_cache_file_check_block (lane->file, reader->manifest, g_ptr_array_index (reader->manifest->parts, nth), field, row >> lane->shift, error))
         return -1;
-      if (!file->reader->map->bytes || file->columns[field]->storage == KD_H5_LIBRARY)
-        return 0;
+      from[i % AHEAD_ROWS] = lane->base + (gsize) row * bytes;
+      for (gsize at = 0; at < ahead; at += 64)
+        __builtin_prefetch (from[i % AHEAD_ROWS] + at);
     }
-    if (!kd_cache_file_check (file, reader->manifest, part, field, rows[i] - part->first_row, error))
-      return -1;
-    from[i % AHEAD_ROWS] = file->reader->map->bytes + kd_h5_column_offset (file->columns[field], rows[i] - part->first_row);
-    for (gsize at = 0; at < ahead; at += 64)
-      __builtin_prefetch (from[i % AHEAD_ROWS] + at);
   }
   return 1;
 }

@@ -251,3 +251,18 @@ kd_cache_manifest_load (const gchar *path, GError **error)
   }
   return kd_cache_manifest_parse (text, (gssize) size, source, error);
 }
+
+void
+kd_cache_reader_info (const KdCacheReader *reader, KdCacheInfo *ret_info)
+{
+  const KdCacheManifest *manifest = kd_cache_reader_manifest (reader);
+
+  *ret_info = (KdCacheInfo) { .created_by = manifest->created_by, .n_parts = manifest->parts->len, .last_id = -1, .row_bytes = (gint64) kd_cache_row_bytes (manifest->layout), .block_rows = manifest->block_rows };
+  for (guint i = 0; i < manifest->parts->len; i++) {
+    const KdCachePart *part = g_ptr_array_index (manifest->parts, i);
+    ret_info->packed |= part->file == NULL;
+    ret_info->bytes += part->bytes;
+    ret_info->first_id = i ? MIN (ret_info->first_id, part->first_id) : part->first_id;
+    ret_info->last_id = i ? MAX (ret_info->last_id, part->last_id) : part->last_id;
+  }
+}
