@@ -93,6 +93,17 @@ kd_tool_plugin_dirs (void)
   return g_build_filename (prefix, KD_LIBDIR, "gstreamer-1.0", NULL);
 }
 
+/* A build tree has a registry of its own: the user's would be made anew at each change between this and another tree. */
+static void
+kd_tool_own_registry (void)
+{
+  g_autofree gchar *root = kd_tool_build_root ();
+  g_autofree gchar *path = root ? g_build_filename (root, "tools", "registry.bin", NULL) : NULL;
+
+  if (path && !g_getenv ("GST_REGISTRY_1_0") && !g_getenv ("GST_REGISTRY"))
+    g_setenv ("GST_REGISTRY_1_0", path, TRUE);
+}
+
 void
 kd_tool_init (void)
 {
@@ -108,6 +119,7 @@ kd_tool_init (void)
 
     g_setenv ("GST_PLUGIN_PATH_1_0", path, TRUE);
   }
+  kd_tool_own_registry ();
   gst_init (NULL, NULL);
 }
 
