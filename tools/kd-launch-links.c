@@ -113,12 +113,14 @@ kd_link_print (JsonArray *links, JsonObject *link, guint width, FILE *file)
   for (guint i = 0; fields[i] && *fields[i]; i++) {
     gboolean added = kd_links_adds (links, from, fields[i]);
     guint need = (guint) strlen (fields[i]) + added + 1;
+    const gchar *space = column > width + 2 ? " " : "";
 
     if (column + need > KD_TABLE_COLUMNS && column > width + 2) {
       fprintf (file, "\n%*s", (int) width + 2, "");
       column = width + 2;
+      space = "";
     }
-    fprintf (file, "%s%s ", added ? "+" : "", fields[i]);
+    fprintf (file, "%s%s%s", space, added ? "+" : "", fields[i]);
     column += need;
   }
   fputc ('\n', file);

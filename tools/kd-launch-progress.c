@@ -132,12 +132,25 @@ kd_progress_message (KdProgress *progress, const gchar *element, const GstStruct
   kd_structure_number (structure, "bytes-per-second", &progress->bytes_rate);
 }
 
-static void
-kd_progress_append_number (GString *line, const gchar *before, gdouble value, const gchar *after)
+/* Three digits and a letter: what changes from one moment to the next needs no more. */
+static gchar *
+kd_progress_rate (gdouble value)
 {
-  g_autofree gchar *text = kd_tool_number (value >= 1000 ? floor (value) : value);
+  static const gchar *const letters[] = { "", "k", "M", "G" };
+  guint power = 0;
 
-  g_string_append_printf (line, "  %s%s%s", before, text, after);
+  for (; value >= 1000 && power + 1 < G_N_ELEMENTS (letters); power++)
+    value /= 1000;
+  return g_strdup_printf (value < 10 && power ? "%.1f%s" : "%.0f%s", value, letters[power]);
+}
+
+static void
+kd_progress_append_rate (GString *line, gdouble value, const gchar *unit)
+{
+  g_autofree gchar *text = value > 0 ? kd_progress_rate (value) : NULL;
+
+  if (text)
+    g_string_append_printf (line, "  %s %s", text, unit);
 }
 
 static gchar *
@@ -149,21 +162,21 @@ kd_progress_line (KdProgress *progress)
   if (progress->total > 0 && done <= progress->total) {
     guint filled = (guint) (done * 20 / progress->total);
 
-    g_string_append_printf (line, "[%.*s%.*s] %3u %%", (int) filled, "####################", (int) (20 - filled), "....................",
+    g_string_append_printf (line, "[%.*s%.*s] %2u %%", (int) filled, "####################", (int) (20 - filled), "....................",
         (guint) (done * 100 / progress->total));
   }
   if (progress->has_epoch)
     g_string_append_printf (line, "  epoch %u", progress->epoch + 1);
-  if (progress->step > 0)
+  else if (progress->step > 0)
     g_string_append_printf (line, "  step %" G_GUINT64_FORMAT, progress->step);
-  if (isfinite (progress->loss))
-    kd_progress_append_number (line, "loss ", progress->loss, "");
-  if (progress->rows > 0)
-    kd_progress_append_number (line, "", (gdouble) progress->rows, " rows written");
-  if (progress->bytes_rate > 0)
-    kd_progress_append_number (line, "", progress->bytes_rate / 1e6, " MB/s");
-  if (progress->rate > 0)
-    kd_progress_append_number (line, "", progress->rate, " samples/s");
+  if (isfinite (progress->loss)) {
+    g_autofree gchar *loss = kd_tool_number (progress->loss);
+
+    g_string_append_printf (line, "  loss %s", loss);
+  }
+  kd_progress_append_rate (line, (gdouble) progress->rows, "rows written");
+  kd_progress_append_rate (line, progress->bytes_rate, "B/s");
+  kd_progress_append_rate (line, progress->rate, "samples/s");
   if (progress->rate > 0 && progress->total > done) {
     g_autofree gchar *left = kd_tool_duration ((gdouble) (progress->total - done) / progress->rate);
 

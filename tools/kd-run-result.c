@@ -110,13 +110,17 @@ kd_result_print (const KdResult *result)
   for (guint i = 0; i < result->rows->len; i++) {
     KdCells cells = kd_cells (result, i);
     g_autofree gchar *mean = g_strdup_printf ("%s \xc2\xb1 %s", cells.mean, cells.deviation);
+    const gchar *role = kd_row (result, i)->role, *note;
 
     kd_print_padded (kd_row (result, i)->step->title, width, FALSE);
     kd_print_padded (mean, 19, TRUE);
     kd_print_padded (cells.difference, 13, TRUE);
-    printf ("  ");
-    kd_print_padded (cells.interval, *cells.interval ? 18 : 0, FALSE);
-    printf (" %s%s%s\n", cells.verdict, *cells.verdict ? " " : "", g_str_equal (kd_row (result, i)->role, "ablation") || g_str_equal (kd_row (result, i)->role, "reference") ? kd_row (result, i)->role : "");
+    note = g_str_equal (role, "ablation") || g_str_equal (role, "reference") ? role : "";
+    if (*cells.interval) {
+      printf ("  ");
+      kd_print_padded (cells.interval, *cells.verdict || *note ? 18 : 0, FALSE);
+    }
+    printf ("%s%s%s%s\n", *cells.verdict ? "  " : "", cells.verdict, *note ? "  " : "", note);
     kd_cells_clear (&cells);
   }
   printf ("%sMade in %s:\n  %s/results.json\n  %s/results.html\n", result->rows->len > 0 ? "\n" : "", time, result->output, result->output);
