@@ -1,3 +1,3 @@
 #include "kd-error.h"
 
-G_DEFINE_QUARK (kd-error-quark, kd_error)
+G_DEFINE_QUARK (kd - error - quark, kd_error)

@@ -42,6 +42,7 @@ typedef struct {
 } KdParam;
 
 /* The first argument is the parameter struct's type, the second its member. */
+/* clang-format off */
 #define KD_PARAM_DOUBLE(S, m, lo, hi, d, text) \
   { .type = KD_PARAM_TYPE_DOUBLE, .member = #m, .offset = G_STRUCT_OFFSET (S, m), .min = (lo), .max = (hi), .def = (d), .blurb = (text) }
 #define KD_PARAM_INT(S, m, lo, hi, d, text) \
@@ -55,6 +56,7 @@ typedef struct {
 #define KD_PARAM_STRING(S, m, d, text) \
   { .type = KD_PARAM_TYPE_STRING, .member = #m, .offset = G_STRUCT_OFFSET (S, m), .sdef = (d), .blurb = (text) }
 #define KD_PARAM_END { .type = KD_PARAM_TYPE_END }
+/* clang-format on */
 
 /** kd_param_name: (transfer full) the property's name: member with dashes. */
 KD_API gchar *kd_param_name (const KdParam *param);

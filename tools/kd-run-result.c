@@ -90,6 +90,15 @@ kd_print_padded (const gchar *text, gint width, gboolean right)
     printf ("%s%*s", text, pad, "");
 }
 
+/* What a row is for, where it is neither the baseline nor a method. */
+static const gchar *
+kd_note (const KdResult *result, guint i)
+{
+  const gchar *role = kd_row (result, i)->role;
+
+  return g_str_equal (role, "ablation") || g_str_equal (role, "reference") ? role : "";
+}
+
 void
 kd_result_print (const KdResult *result)
 {
@@ -110,12 +119,12 @@ kd_result_print (const KdResult *result)
   for (guint i = 0; i < result->rows->len; i++) {
     KdCells cells = kd_cells (result, i);
     g_autofree gchar *mean = g_strdup_printf ("%s \xc2\xb1 %s", cells.mean, cells.deviation);
-    const gchar *role = kd_row (result, i)->role, *note;
+    const gchar *note = kd_note (result, i);
 
     kd_print_padded (kd_row (result, i)->step->title, width, FALSE);
     kd_print_padded (mean, 19, TRUE);
-    kd_print_padded (cells.difference, 13, TRUE);
-    note = g_str_equal (role, "ablation") || g_str_equal (role, "reference") ? role : "";
+    if (*cells.difference || *note)
+      kd_print_padded (cells.difference, 13, TRUE);
     if (*cells.interval) {
       printf ("  ");
       kd_print_padded (cells.interval, *cells.verdict || *note ? 18 : 0, FALSE);

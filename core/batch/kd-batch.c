@@ -175,8 +175,7 @@ kd_batch_get_info (void)
   static gsize info;
 
   if (g_once_init_enter (&info))
-    g_once_init_leave (&info, (gsize) gst_meta_register (kd_batch_api_get_type (), "KdBatch", sizeof (KdBatch), batch_init,
-                                  batch_free, batch_transform));
+    g_once_init_leave (&info, (gsize) gst_meta_register (kd_batch_api_get_type (), "KdBatch", sizeof (KdBatch), batch_init, batch_free, batch_transform));
   return (const GstMetaInfo *) info;
 }
 

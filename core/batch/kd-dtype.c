@@ -9,9 +9,16 @@ static const struct {
   guint8 size;
   const gchar *name;
 } dtypes[] = {
-  { KD_FLOAT32, 4, "float32" }, { KD_FLOAT16, 2, "float16" }, { KD_BFLOAT16, 2, "bfloat16" },
-  { KD_FLOAT64, 8, "float64" }, { KD_INT64, 8, "int64" }, { KD_INT32, 4, "int32" }, { KD_UINT16, 2, "uint16" },
-  { KD_UINT8, 1, "uint8" }, { KD_BOOL, 1, "bool" }, { KD_UTF8, 1, "utf8" },
+  { KD_FLOAT32, 4, "float32" },
+  { KD_FLOAT16, 2, "float16" },
+  { KD_BFLOAT16, 2, "bfloat16" },
+  { KD_FLOAT64, 8, "float64" },
+  { KD_INT64, 8, "int64" },
+  { KD_INT32, 4, "int32" },
+  { KD_UINT16, 2, "uint16" },
+  { KD_UINT8, 1, "uint8" },
+  { KD_BOOL, 1, "bool" },
+  { KD_UTF8, 1, "utf8" },
 };
 
 gsize

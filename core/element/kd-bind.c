@@ -45,7 +45,7 @@ parse_axes (KdBoundField *field, const gchar *shape)
     else if (g_str_equal (words[i], "N"))
       axis.kind = KD_AXIS_SAMPLES;
     else if (g_ascii_isupper (words[i][0]) && !words[i][1])
-      axis = (KdAxis){ KD_AXIS_LETTER, words[i][0] - 'A' };
+      axis = (KdAxis) { KD_AXIS_LETTER, words[i][0] - 'A' };
     else
       axis.value = g_ascii_strtoll (words[i], NULL, 10);
     g_assert (field->n_axes < KD_MAX_RANK);
@@ -184,7 +184,8 @@ match_axes (const KdBinding *binding, const KdBoundField *field, guint rank, con
     return refuse_shape (binding, field, rank, dims, "the number of axes is another", error);
   for (guint i = 0; i < field->n_axes; i++) {
     KdAxis axis = field->axes[i];
-    guint n = axis.kind == KD_AXIS_LEADING ? rank - fixed : axis.kind == KD_AXIS_TRAILING ? rank - at : 1;
+    guint n = axis.kind == KD_AXIS_LEADING ? rank - fixed : axis.kind == KD_AXIS_TRAILING ? rank - at
+                                                                                          : 1;
     gint64 size = at < rank ? dims[at] : -1;
     if (axis.kind == KD_AXIS_LEADING && n == 0)
       return refuse_shape (binding, field, rank, dims, "the samples' axis is missing", error);
@@ -289,7 +290,7 @@ kd_bound_shape (const KdBoundField *field, const KdSizes *sizes, guint *ret_rank
     if (rank >= KD_MAX_RANK || (axis.kind == KD_AXIS_LETTER && sizes->letter[axis.value] < 0))
       return FALSE;
     ret_dims[rank++] = axis.kind == KD_AXIS_LETTER ? sizes->letter[axis.value]
-                       : axis.kind == KD_AXIS_SIZE ? axis.value
+        : axis.kind == KD_AXIS_SIZE                ? axis.value
                                                    : sizes->n_samples;
   }
   *ret_rank = rank;

@@ -4,7 +4,11 @@
 
 G_BEGIN_DECLS
 
-typedef enum { KD_AXIS_SAMPLES, KD_AXIS_LEADING, KD_AXIS_TRAILING, KD_AXIS_LETTER, KD_AXIS_SIZE } KdAxisKind;
+typedef enum { KD_AXIS_SAMPLES,
+  KD_AXIS_LEADING,
+  KD_AXIS_TRAILING,
+  KD_AXIS_LETTER,
+  KD_AXIS_SIZE } KdAxisKind;
 
 typedef struct {
   KdAxisKind kind;

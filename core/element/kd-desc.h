@@ -32,7 +32,9 @@ typedef struct {
   KdFieldFlags flags;
 } KdFieldSpec;
 
+/* clang-format off */
 #define KD_FIELD_END { .name = NULL }
+/* clang-format on */
 #define KD_MAX_FIELDS 16
 #define KD_MAX_TERMS 8
 
@@ -92,6 +94,7 @@ typedef struct {
   guint n;
 } KdStateField;
 
+/* clang-format off */
 #define KD_STATE_FIELD(S, m, type, count) { .name = #m, .offset = G_STRUCT_OFFSET (S, m), .dtype = (type), .n = (count) }
 
 /* Members that every descriptor begins with.
@@ -113,6 +116,7 @@ typedef struct {
   void (*state_init) (gconstpointer params, gpointer state);                                                           \
   void (*state_clear) (gpointer state);                                                                                \
   const KdStateField *state_fields;
+/* clang-format on */
 
 /** KdDesc: what all descriptors have in common; any of them may be cast to it. */
 typedef struct {
@@ -206,9 +210,11 @@ typedef struct {
   gint mode; /* KdSelectMode */
 } KdRunOptions;
 
+/* clang-format off */
 typedef enum { KD_REDUCTION_TOKEN_MEAN, KD_REDUCTION_SUM, KD_REDUCTION_SEQ_MEAN, KD_REDUCTION_BATCH, KD_REDUCTION_NUM_ITEMS } KdReduction;
 typedef enum { KD_NAN_ERROR, KD_NAN_DROP, KD_NAN_ZERO } KdNanPolicy;
 typedef enum { KD_SELECT_WEIGHT, KD_SELECT_DROP } KdSelectMode;
+/* clang-format on */
 
 KD_API void kd_run_options_init (KdRunOptions *options);
 KD_API gboolean kd_loss_desc_run (const KdLossDesc *desc, gconstpointer params, const KdRunOptions *options,
@@ -250,6 +256,7 @@ KD_API gboolean kd_sink_register (GstPlugin *plugin, const KdSinkDesc *desc);
 #endif
 
 /* GStreamer derives the symbol to look up from the file name libNAME.so: the build defines KD_PLUGIN_NAME (no quotes) as NAME. */
+/* clang-format off */
 #define KD_PLUGIN_DEFINE(description, init_body)                                                                       \
   static gboolean kd_plugin_init (GstPlugin *plugin) { init_body }                                                     \
   GST_PLUGIN_DEFINE (GST_VERSION_MAJOR, GST_VERSION_MINOR, KD_PLUGIN_NAME, description, kd_plugin_init,                \
@@ -261,6 +268,7 @@ KD_API gboolean kd_sink_register (GstPlugin *plugin, const KdSinkDesc *desc);
 #define KD_SELECTOR_PLUGIN(desc) KD_PLUGIN_DEFINE ("kdstream selector", return kd_selector_register (plugin, &desc);)
 #define KD_SOURCE_PLUGIN(desc) KD_PLUGIN_DEFINE ("kdstream source", return kd_source_register (plugin, &desc);)
 #define KD_SINK_PLUGIN(desc) KD_PLUGIN_DEFINE ("kdstream sink", return kd_sink_register (plugin, &desc);)
+/* clang-format on */
 
 /** kd_element_factory_desc: (transfer none) descriptor of a registered element (loads its plugin), or NULL when the element
  * is not one of kdstream's leaves. @ret_kind: "loss", "transform", "augment", "selector", "source", "sink", "model". */

@@ -76,7 +76,7 @@ void
 kd_call_init (KdCall *call, const KdDesc *desc, gconstpointer params, const KdRunOptions *options, gpointer state, const KdBatch *batch,
     KdTensor *const *in, const KdSizes *sizes)
 {
-  *call = (KdCall){
+  *call = (KdCall) {
     .params = params,
     .n_samples = batch->n_samples,
     .in = in,
@@ -99,7 +99,8 @@ make_outputs (const KdBinding *binding, const KdSizes *sizes, KdTensor *const *i
 {
   for (guint i = 0; i < binding->n_out; i++) {
     const KdBoundField *field = &binding->out[i];
-    KdDtype dtype = field->dtype ? field->dtype : in[0] ? in[0]->dtype : 0;
+    KdDtype dtype = field->dtype ? field->dtype : in[0] ? in[0]->dtype
+                                                        : 0;
     gint64 dims[KD_MAX_RANK];
     guint rank = 0;
     gsize bytes;

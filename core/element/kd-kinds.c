@@ -4,15 +4,17 @@
 #include <string.h>
 
 /* Each kind is a base class of its own, so that tools can tell them apart and a later kind can derive from one. */
-#define DEFINE_KIND(Name, name)                                                                                        \
-  typedef struct {                                                                                                     \
-    KdLeafElement parent;                                                                                              \
-  } Name;                                                                                                              \
-  typedef struct {                                                                                                     \
-    KdLeafElementClass parent;                                                                                         \
-  } Name##Class;                                                                                                       \
-  G_DEFINE_ABSTRACT_TYPE (Name, name, KD_TYPE_LEAF_ELEMENT)                                                            \
-  static void name##_init (Name *self) {}
+#define DEFINE_KIND(Name, name)                             \
+  typedef struct {                                          \
+    KdLeafElement parent;                                   \
+  } Name;                                                   \
+  typedef struct {                                          \
+    KdLeafElementClass parent;                              \
+  } Name##Class;                                            \
+  G_DEFINE_ABSTRACT_TYPE (Name, name, KD_TYPE_LEAF_ELEMENT) \
+  static void name##_init (Name *self)                      \
+  {                                                         \
+  }
 
 DEFINE_KIND (KdLoss, kd_loss)
 DEFINE_KIND (KdTransform, kd_transform)

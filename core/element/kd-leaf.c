@@ -42,7 +42,8 @@ kd_layout_add_bound (KdLayout *layout, const KdBoundField *field, const KdSizes 
       for (guint j = 0; j < MAX (sizes->leading_rank, 1) && rank < KD_MAX_RANK; j++)
         dims[rank++] = j < sizes->leading_rank ? sizes->leading[j] : KD_DIM_ANY;
     else if (rank < KD_MAX_RANK)
-      dims[rank++] = axis.kind == KD_AXIS_LETTER ? sizes->letter[axis.value] : axis.kind == KD_AXIS_SIZE ? axis.value : KD_DIM_ANY;
+      dims[rank++] = axis.kind == KD_AXIS_LETTER ? sizes->letter[axis.value] : axis.kind == KD_AXIS_SIZE ? axis.value
+                                                                                                         : KD_DIM_ANY;
   }
   kd_layout_set (layout, field->name, kd_dtypes_are_one (field->dtype) ? field->dtype : fallback, rank, dims);
 }

@@ -45,7 +45,8 @@ static gboolean
 refuse_stale (KdElement *self, KdModelState *state, KdBackward *backward, GError **error)
 {
   g_set_error (error, KD_ERROR, KD_ERROR_VALUE, "Gradients would be stale: element=%s, batches in flight=%d, max-in-flight=%u; move the queue from behind the "
-      "model to before it, or raise kdtrain's max-in-flight", GST_OBJECT_NAME (self), g_atomic_int_get (&state->in_flight), backward->max_in_flight);
+                                                "model to before it, or raise kdtrain's max-in-flight",
+      GST_OBJECT_NAME (self), g_atomic_int_get (&state->in_flight), backward->max_in_flight);
   return FALSE;
 }
 
@@ -97,4 +98,3 @@ kd_model_run_step (KdModelState *state, const KdModelOptions *options, KdStepCal
   call->n_stepped++;
   call->n_trainable += kd_param_set_n_trainable (params);
 }
-

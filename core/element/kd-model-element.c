@@ -51,7 +51,7 @@ add_output (KdModelState *priv, const gchar *tap, const gchar *field)
 {
   g_autofree gchar *grad = g_strconcat ("grad.", field, NULL);
 
-  priv->outputs[priv->n_outputs++] = (KdModelOutput){ tap ? g_intern_string (tap) : NULL, g_intern_string (field), g_intern_string (grad) };
+  priv->outputs[priv->n_outputs++] = (KdModelOutput) { tap ? g_intern_string (tap) : NULL, g_intern_string (field), g_intern_string (grad) };
 }
 
 /* Names of what goes in and comes out: from the role, or for a module from its own `in` and `out`. */
@@ -214,7 +214,7 @@ model_process (KdElement *element, GstBuffer **buffer, KdBatch *batch, GError **
   if (!train)
     return TRUE;
   tape = g_new0 (KdTape, 1);
-  *tape = (KdTape){ .forward = g_steal_pointer (&forward), .input = input_var, .in_flight = &priv->in_flight };
+  *tape = (KdTape) { .forward = g_steal_pointer (&forward), .input = input_var, .in_flight = &priv->in_flight };
   memcpy (tape->vars, vars, sizeof vars);
   g_atomic_int_inc (&priv->in_flight);
   kd_batch_set_note (batch, self, tape, tape_free);

@@ -15,7 +15,9 @@ struct _KdModelElementClass {
   gpointer padding[8];
 };
 
-typedef enum { KD_ROLE_TEACHER, KD_ROLE_STUDENT, KD_ROLE_MODULE } KdModelRole;
+typedef enum { KD_ROLE_TEACHER,
+  KD_ROLE_STUDENT,
+  KD_ROLE_MODULE } KdModelRole;
 
 /** KdModelDesc: a leaf's choice: the role and the names of what comes out. Architecture, weights, features, seed and the rest are
  * properties of the base. @arch_of: for modules: (transfer full) the specification of an architecture from the leaf's own parameters. */
@@ -26,6 +28,8 @@ typedef struct {
 } KdModelDesc;
 
 KD_API gboolean kd_model_element_register (GstPlugin *plugin, const KdModelDesc *desc);
+/* clang-format off */
 #define KD_MODEL_PLUGIN(desc) KD_PLUGIN_DEFINE ("kdstream model", return kd_model_element_register (plugin, &desc);)
+/* clang-format on */
 
 G_END_DECLS

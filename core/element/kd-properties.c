@@ -21,7 +21,7 @@ enum_type (const KdParam *param, const gchar *owner)
     n++;
   values = g_new0 (GEnumValue, n + 1);
   for (guint i = 0; i < n; i++)
-    values[i] = (GEnumValue){ param->values[i].value, param->values[i].description, param->values[i].nick };
+    values[i] = (GEnumValue) { param->values[i].value, param->values[i].description, param->values[i].nick };
   return g_enum_register_static (g_intern_string (name), values);
 }
 

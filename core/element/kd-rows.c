@@ -5,7 +5,7 @@
 #include <string.h>
 
 typedef struct {
-  gint64 n;        /* rows */
+  gint64 n; /* rows */
   gint64 per_sample;
   gdouble *weight; /* [n], becomes the coefficient */
   guint8 *valid;   /* [n] */
@@ -74,8 +74,7 @@ apply_weight (const KdBinding *binding, KdBatch *batch, const gchar *name, const
       continue;
     w = kd_tensor_get_double (weight, (gsize) (r / repeat));
     if (!(w >= 0) || !isfinite (w)) {
-      g_set_error (error, KD_ERROR, KD_ERROR_VALUE, "Weight not allowed: element=%s, field=%s, row=%" G_GINT64_FORMAT
-          ", value=%g, wanted=a finite number from 0", binding->owner, name, r / repeat, w);
+      g_set_error (error, KD_ERROR, KD_ERROR_VALUE, "Weight not allowed: element=%s, field=%s, row=%" G_GINT64_FORMAT ", value=%g, wanted=a finite number from 0", binding->owner, name, r / repeat, w);
       return FALSE;
     }
     rows->weight[r] *= w;
@@ -113,9 +112,7 @@ apply_labels (const KdBinding *binding, const KdRunOptions *options, KdBatch *ba
       if (label == options->ignore_index) {
         rows->valid[r] = 0;
       } else if (label < 0 || (n_classes >= 0 && label >= n_classes)) {
-        g_set_error (error, KD_ERROR, KD_ERROR_RANGE, "Label out of range: element=%s, field=%s, sample.id=%" G_GINT64_FORMAT
-            ", label=%" G_GINT64_FORMAT ", classes=%" G_GINT64_FORMAT "; mark rows to leave out with %" G_GINT64_FORMAT
-            " or a mask", binding->owner, binding->in[i].name, sample_id (batch, r / rows->per_sample), label, n_classes,
+        g_set_error (error, KD_ERROR, KD_ERROR_RANGE, "Label out of range: element=%s, field=%s, sample.id=%" G_GINT64_FORMAT ", label=%" G_GINT64_FORMAT ", classes=%" G_GINT64_FORMAT "; mark rows to leave out with %" G_GINT64_FORMAT " or a mask", binding->owner, binding->in[i].name, sample_id (batch, r / rows->per_sample), label, n_classes,
             options->ignore_index);
         return FALSE;
       }
@@ -136,7 +133,7 @@ static gboolean
 is_checked (const KdBoundField *field, const KdTensor *tensor)
 {
   return tensor && (tensor->dtype & KD_ANY_FLOAT) &&
-         ((field->flags & (KD_FIELD_GRAD | KD_FIELD_FINITE)) || g_str_has_suffix (field->name, ".logits"));
+      ((field->flags & (KD_FIELD_GRAD | KD_FIELD_FINITE)) || g_str_has_suffix (field->name, ".logits"));
 }
 
 /* First NaN or infinity of row @r; -1 when there is none. */
@@ -211,7 +208,7 @@ kd_rows_new (const KdBinding *binding, const KdRunOptions *options, KdBatch *bat
     n = batch->n_samples;
   coef = kd_tensor_new (KD_FLOAT64, 1, &n);
   valid = kd_tensor_new (KD_UINT8, 1, &n);
-  rows = (Rows){ n, batch->n_samples ? n / batch->n_samples : 1, coef->data, valid->data };
+  rows = (Rows) { n, batch->n_samples ? n / batch->n_samples : 1, coef->data, valid->data };
   memset (rows.valid, 1, (gsize) n);
   for (gint64 r = 0; r < n; r++)
     rows.weight[r] = 1;
@@ -225,7 +222,7 @@ kd_rows_new (const KdBinding *binding, const KdRunOptions *options, KdBatch *bat
   for (gint64 r = 0; r < n; r++)
     n_counted += rows.valid[r];
   divide (options, batch->n_samples, n_counted, &rows);
-  *ret_rows = (KdRows){ .n = n, .coef = coef->data, .n_counted = n_counted };
+  *ret_rows = (KdRows) { .n = n, .coef = coef->data, .n_counted = n_counted };
   return g_steal_pointer (&coef);
 }
 
@@ -239,8 +236,7 @@ kd_rows_find_bad (const KdBinding *binding, KdBatch *batch, KdTensor *const *in,
       gint64 j = rows->coef[r] != 0 ? bad_in_row (in[i], rows->n, r) : -1;
       if (j < 0)
         continue;
-      g_set_error (error, KD_ERROR, KD_ERROR_VALUE, "Value not finite: element=%s, field=%s, sample.id=%" G_GINT64_FORMAT
-          ", row=%" G_GINT64_FORMAT ", column=%" G_GINT64_FORMAT ", value=%g; nan-policy=drop leaves such rows out", binding->owner,
+      g_set_error (error, KD_ERROR, KD_ERROR_VALUE, "Value not finite: element=%s, field=%s, sample.id=%" G_GINT64_FORMAT ", row=%" G_GINT64_FORMAT ", column=%" G_GINT64_FORMAT ", value=%g; nan-policy=drop leaves such rows out", binding->owner,
           binding->in[i].name, sample_id (batch, r / MAX (per_sample, 1)), r, j,
           kd_tensor_get_double (in[i], (gsize) (r * ((gint64) kd_tensor_n_elements (in[i]) / rows->n) + j)));
       return FALSE;

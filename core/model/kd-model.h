@@ -25,7 +25,9 @@ KD_API gboolean kd_arch_register (GstPlugin *plugin, const KdArchDesc *desc);
 KD_API const KdArchDesc *kd_arch_find (const gchar *name, GError **error);
 /** kd_arch_names: (transfer full) sorted. */
 KD_API gchar **kd_arch_names (void);
+/* clang-format off */
 #define KD_ARCH_PLUGIN(desc) KD_PLUGIN_DEFINE ("kdstream architecture", return kd_arch_register (plugin, &desc);)
+/* clang-format on */
 
 typedef struct _KdModel KdModel;
 

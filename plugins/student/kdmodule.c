@@ -27,7 +27,9 @@ typedef struct {
   gchar *config;
 } KdModuleParams;
 
-enum { LINEAR, MLP, CONV1X1 };
+enum { LINEAR,
+  MLP,
+  CONV1X1 };
 static const KdEnumValue kd_module_kinds[] = {
   { LINEAR, "linear", "y = x W' + b on the last axis; config: out=SIZE bias=true" },
   { MLP, "mlp", "Linear layers with an activation between, on the last axis; config: dims=64,32 activation=relu" },

@@ -61,9 +61,7 @@ post_progress (KdTrain *self, gdouble loss)
   if (now - self->shown_us < PROGRESS_EVERY_US)
     return;
   self->shown_us = now;
-  post (self, gst_structure_new ("kd-progress", "samples", G_TYPE_UINT64, self->samples, "total", G_TYPE_UINT64, self->n_rows, "epoch", G_TYPE_UINT,
-                  self->epoch, "step", G_TYPE_UINT64, self->step, "loss", G_TYPE_DOUBLE, loss, "learning-rate", G_TYPE_DOUBLE, self->last_rate,
-                  "samples-per-second", G_TYPE_DOUBLE, seconds > 0 ? (gdouble) (self->samples - self->first_sample) / seconds : 0.0, NULL));
+  post (self, gst_structure_new ("kd-progress", "samples", G_TYPE_UINT64, self->samples, "total", G_TYPE_UINT64, self->n_rows, "epoch", G_TYPE_UINT, self->epoch, "step", G_TYPE_UINT64, self->step, "loss", G_TYPE_DOUBLE, loss, "learning-rate", G_TYPE_DOUBLE, self->last_rate, "samples-per-second", G_TYPE_DOUBLE, seconds > 0 ? (gdouble) (self->samples - self->first_sample) / seconds : 0.0, NULL));
 }
 
 void

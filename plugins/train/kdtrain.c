@@ -84,7 +84,8 @@ check_use (KdTrain *self, KdBatch *batch, GError **error)
     const KdBatchField *field = kd_batch_nth (batch, i);
     if (g_str_has_prefix (field->name, "teacher.") && field->n_reads == 0) {
       g_set_error (error, KD_ERROR, KD_ERROR_FIELD, "Teacher field read by nobody: element=%s, field=%s; put a loss that reads it before, or leave it out "
-          "(fields= of kdcache, features= of kdteacher)", GST_OBJECT_NAME (self), field->name);
+                                                    "(fields= of kdcache, features= of kdteacher)",
+          GST_OBJECT_NAME (self), field->name);
       return FALSE;
     }
   }
@@ -131,8 +132,7 @@ take_step (KdTrain *self, gdouble grad_norm2, GError **error)
 {
   const KdTrainParams *p = params_of (self);
   gdouble scale = self->counted > 0 ? 1 / self->counted : 0, norm = sqrt (grad_norm2) * scale;
-  KdStepCall call = { .step = { .optimizer = p->optimizer, .learning_rate = learning_rate (self, p), .weight_decay = p->weight_decay, .momentum = p->momentum,
-                          .nesterov = p->nesterov, .beta1 = p->beta1, .beta2 = p->beta2, .epsilon = p->epsilon, .step = self->step + 1 } };
+  KdStepCall call = { .step = { .optimizer = p->optimizer, .learning_rate = learning_rate (self, p), .weight_decay = p->weight_decay, .momentum = p->momentum, .nesterov = p->nesterov, .beta1 = p->beta1, .beta2 = p->beta2, .epsilon = p->epsilon, .step = self->step + 1 } };
 
   if (!isfinite (norm)) {
     g_set_error (error, KD_ERROR, KD_ERROR_VALUE, "Gradient not finite: element=%s, step=%" G_GUINT64_FORMAT ", norm=%g; lower the learning rate or set clip-norm",
@@ -158,7 +158,8 @@ take_backward (KdTrain *self, GstBuffer *buffer, KdBatch *batch, gdouble *ret_no
 
   if (p->accumulate > 1 && isnan (batch->n_counted)) {
     g_set_error (error, KD_ERROR, KD_ERROR_MISMATCH, "Losses count different rows: element=%s, accumulate=%" G_GINT64_FORMAT "; their means cannot be joined over "
-        "batches, use accumulate=1", GST_OBJECT_NAME (self), p->accumulate);
+                                                     "batches, use accumulate=1",
+        GST_OBJECT_NAME (self), p->accumulate);
     return FALSE;
   }
   /* The epoch's last batch may also be the run's: the step that finish takes then needs the norm too. */
@@ -184,7 +185,7 @@ kd_train_checkpoint (KdTrain *self, GError **error)
   if (!path || !*path || !self->trained)
     return TRUE;
   checkpoint = kd_checkpoint_new ();
-  call = (KdSaveCall){ .checkpoint = checkpoint, .epoch = self->epoch, .cursor = self->cursor, .index = self->index };
+  call = (KdSaveCall) { .checkpoint = checkpoint, .epoch = self->epoch, .cursor = self->cursor, .index = self->index };
   kd_sink_push_upstream (KD_SINK (self), kd_event_new_pointer (GST_EVENT_CUSTOM_UPSTREAM, KD_EVENT_SAVE, &call));
   if (call.failed)
     return FALSE;

@@ -2,7 +2,9 @@
 #pragma once
 #include <kd/kd.h>
 
-enum { KD_SCHEDULE_CONSTANT, KD_SCHEDULE_LINEAR, KD_SCHEDULE_COSINE };
+enum { KD_SCHEDULE_CONSTANT,
+  KD_SCHEDULE_LINEAR,
+  KD_SCHEDULE_COSINE };
 
 typedef struct {
   gint optimizer;
@@ -28,13 +30,13 @@ typedef struct {
 
 typedef struct {
   KdSink parent;
-  guint64 step;        /* taken */
-  guint64 micro;       /* batches of the step under way */
-  gdouble counted;     /* rows that count in it */
-  gdouble norm2;       /* of the gradients so far, when last measured */
-  gboolean checked;    /* the first batch's fields were all used */
-  gboolean trained;    /* on a batch at least, in this process */
-  guint epoch;         /* of the last batch trained on; with cursor and index the place to resume at */
+  guint64 step;     /* taken */
+  guint64 micro;    /* batches of the step under way */
+  gdouble counted;  /* rows that count in it */
+  gdouble norm2;    /* of the gradients so far, when last measured */
+  gboolean checked; /* the first batch's fields were all used */
+  gboolean trained; /* on a batch at least, in this process */
+  guint epoch;      /* of the last batch trained on; with cursor and index the place to resume at */
   guint64 cursor, index;
   guint64 samples, first_sample; /* trained on: in all, before this process */
   guint64 n_batches, n_rows;     /* of the whole run, as announced; 0 unknown */

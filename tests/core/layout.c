@@ -25,9 +25,14 @@ GST_END_TEST
 GST_START_TEST (bad_words_are_named)
 {
   static const gchar *bad[][2] = {
-    { "input", "word=\"input\"" }, { "Input=float32", "no field name" }, { "a..b=int64", "no field name" },
-    { "a=float31", "unknown dtype" }, { "a=int64:3xx4", "neither a size nor ?" }, { "a=int64:-3", "neither a size nor ?" },
-    { "a=int64:1x1x1x1x1x1x1x1", "more than 8 axes" }, { "a=int64 a=int64", "stands twice" },
+    { "input", "word=\"input\"" },
+    { "Input=float32", "no field name" },
+    { "a..b=int64", "no field name" },
+    { "a=float31", "unknown dtype" },
+    { "a=int64:3xx4", "neither a size nor ?" },
+    { "a=int64:-3", "neither a size nor ?" },
+    { "a=int64:1x1x1x1x1x1x1x1", "more than 8 axes" },
+    { "a=int64 a=int64", "stands twice" },
     { "a=int64:99999999999999999999", "neither a size nor ?" },
   };
 

@@ -60,10 +60,14 @@ GST_START_TEST (bad_strings_are_refused)
     const gchar *name, *value, *part;
     gint code;
   } bad[] = {
-    { "rate", "1.5", "rate=1.5, range=0..1", KD_ERROR_RANGE }, { "rate", "nan", "range=0..1", KD_ERROR_RANGE },
-    { "rate", "1x", "wanted=a number", KD_ERROR_FORMAT }, { "label-count", "6", "range=-5..5", KD_ERROR_RANGE },
-    { "label-count", "99999999999999999999", "wanted=a whole number", KD_ERROR_FORMAT }, { "seed", "-1", "from 0", KD_ERROR_FORMAT },
-    { "on", "perhaps", "true or false", KD_ERROR_FORMAT }, { "mode", "medium", "slow | fast", KD_ERROR_FORMAT },
+    { "rate", "1.5", "rate=1.5, range=0..1", KD_ERROR_RANGE },
+    { "rate", "nan", "range=0..1", KD_ERROR_RANGE },
+    { "rate", "1x", "wanted=a number", KD_ERROR_FORMAT },
+    { "label-count", "6", "range=-5..5", KD_ERROR_RANGE },
+    { "label-count", "99999999999999999999", "wanted=a whole number", KD_ERROR_FORMAT },
+    { "seed", "-1", "from 0", KD_ERROR_FORMAT },
+    { "on", "perhaps", "true or false", KD_ERROR_FORMAT },
+    { "mode", "medium", "slow | fast", KD_ERROR_FORMAT },
   };
   Block a = { 0 };
 

@@ -96,6 +96,16 @@ START_TEST (test_failing_step)
 }
 END_TEST
 
+/* A step may be a command of kd instead of a pipeline. */
+START_TEST (test_tool_step)
+{
+  kd_expect (0, "printf '[step.look]\\nseeds=once\\ntool=data info ${data}\\n' >>two.kd", "");
+  kd_expect (0, "kd run two.kd --seeds 1 --steps look && cat kd-runs/two/once/look/tool.log", "1797");
+  kd_expect (0, "sed -i 's/data info/data inf/' two.kd", "");
+  kd_expect (1, "kd run two.kd --seeds 1 --steps look", "step look");
+}
+END_TEST
+
 START_TEST (test_no_metric)
 {
   kd_expect (0, "sed -i 's/metric=accuracy/metric=acuracy/' two.kd", "");
@@ -134,6 +144,7 @@ main (int argc, char **argv)
   tcase_add_test (tcase, test_needed_step_changes);
   tcase_add_test (tcase, test_steps);
   tcase_add_test (tcase, test_failing_step);
+  tcase_add_test (tcase, test_tool_step);
   tcase_add_test (tcase, test_no_metric);
   tcase_add_test (tcase, test_no_data);
   tcase_add_test (tcase, test_interrupt);

@@ -8,8 +8,8 @@
 #include <unistd.h>
 
 /* SGD with momentum, AdamW's moments, dropout, noise views, a shuffled order and accumulation over uneven batches. */
-#define GRAPH                                                                                                          \
-  "kdh5src location=%s shuffle=true seed=5 epochs=40 batch-size=32 ! kdcrop padding=1 seed=3 ! kdstudent arch=\"mlp dims=64,32,10 dropout=0.2\" seed=7 "   \
+#define GRAPH                                                                                                                                            \
+  "kdh5src location=%s shuffle=true seed=5 epochs=40 batch-size=32 ! kdcrop padding=1 seed=3 ! kdstudent arch=\"mlp dims=64,32,10 dropout=0.2\" seed=7 " \
   "save=%s ! kdce ! kdmetrics ! kdtrain optimizer=%s learning-rate=0.01 schedule=cosine clip-norm=1 accumulate=3 checkpoint=%s checkpoint-every=7 resume=true"
 
 static gchar *folder, *digits;

@@ -178,6 +178,48 @@ START_TEST (test_paired)
 }
 END_TEST
 
+/* Whatever stands in a file: an error or a recipe, never a crash. Bytes of a good recipe are changed, taken out and doubled. */
+START_TEST (test_mutations)
+{
+  g_autofree gchar *good_path = g_build_filename (g_getenv ("KD_SOURCE_ROOT"), "pipelines", "hinton.kd", NULL), *good = NULL;
+  guint n_read = 0;
+  gsize n;
+
+  ck_assert (g_file_get_contents (good_path, &good, &n, NULL));
+  for (guint i = 0; i < 3000; i++) {
+    g_autoptr (GString) text = g_string_new_len (good, (gssize) n);
+    g_autoptr (GError) error = NULL;
+    g_autoptr (KdRecipe) recipe = NULL;
+    KdRandom random;
+
+    kd_random_init (&random, 1, kd_random_purpose ("recipe"), 0, i);
+    for (guint k = 0; k < 1 + i % 8; k++) {
+      gsize at = kd_random_below (&random, text->len);
+
+      switch (kd_random_below (&random, 3)) {
+      case 0:
+        text->str[at] = "[]=;${}\n\\ !a\x80"[kd_random_below (&random, 13)];
+        break;
+      case 1:
+        g_string_erase (text, (gssize) at, (gssize) MIN (text->len - at, 1 + kd_random_below (&random, 40)));
+        break;
+      default:
+        g_string_insert_len (text, (gssize) at, good + kd_random_below (&random, n - 60), (gssize) kd_random_below (&random, 60));
+      }
+    }
+    ck_assert (g_file_set_contents (path, text->str, (gssize) text->len, NULL));
+    recipe = kd_recipe_read (path, NULL, &error);
+    ck_assert ((recipe != NULL) == (error == NULL));
+    for (guint s = 0; recipe && s < recipe->steps->len; s++) {
+      KdRecipeStep *step = recipe->steps->pdata[s];
+      g_autofree gchar *expanded = step->pipeline ? kd_recipe_expand (recipe, step, "pipeline", step->pipeline, 1, "/o", NULL) : NULL;
+    }
+    n_read += recipe != NULL;
+  }
+  ck_assert_uint_gt (n_read, 100); /* else only the first check was tried */
+}
+END_TEST
+
 int
 main (int argc, char **argv)
 {
@@ -194,6 +236,7 @@ main (int argc, char **argv)
   tcase_add_test (tcase, test_find);
   tcase_add_test (tcase, test_quantile);
   tcase_add_test (tcase, test_paired);
+  tcase_add_test (tcase, test_mutations);
   suite_add_tcase (suite, tcase);
   return gst_check_run_suite (suite, KD_TEST_NAME, __FILE__);
 }

@@ -112,6 +112,37 @@ START_TEST (test_number)
 }
 END_TEST
 
+/* Any text at all has words that lie inside it, and can be shown. */
+START_TEST (test_any_text)
+{
+  static const gchar letters[] = "ab=! '\"\\.,()/\n\t0-_\xc3\xa4";
+
+  for (guint i = 0; i < 5000; i++) {
+    gchar source[200];
+    KdRandom random;
+    guint n;
+
+    kd_random_init (&random, 1, kd_random_purpose ("text"), 0, i);
+    n = (guint) kd_random_below (&random, sizeof source);
+    for (guint k = 0; k < n; k++)
+      source[k] = letters[kd_random_below (&random, sizeof letters - 1)];
+    source[n] = 0;
+    {
+      g_autoptr (KdText) text = kd_text_new (source);
+      FILE *nowhere = fopen ("/dev/null", "w");
+
+      for (guint w = 0; w < text->words->len; w++) {
+        KdWord *word = &g_array_index (text->words, KdWord, w);
+
+        ck_assert (word->start < word->end && word->end <= n);
+        kd_text_print (text, w, nowhere);
+      }
+      fclose (nowhere);
+    }
+  }
+}
+END_TEST
+
 int
 main (int argc, char **argv)
 {
@@ -126,6 +157,7 @@ main (int argc, char **argv)
   tcase_add_test (tcase, test_join);
   tcase_add_test (tcase, test_closest);
   tcase_add_test (tcase, test_number);
+  tcase_add_test (tcase, test_any_text);
   suite_add_tcase (suite, tcase);
   return gst_check_run_suite (suite, KD_TEST_NAME, __FILE__);
 }
