@@ -107,12 +107,35 @@ kd_text_find_elements (KdText *text)
   }
 }
 
+/* GStreamer's parser knows only double quotes; in a shell's double quotes one writes arch='mlp dims=64,10'. */
+static gchar *
+kd_text_double_quotes (const gchar *source)
+{
+  GString *out = g_string_new (NULL);
+  gchar quote = 0;
+
+  for (; *source; source++) {
+    if (*source == '\\' && source[1]) {
+      g_string_append_c (out, *source++);
+      g_string_append_c (out, *source);
+    } else if (quote ? *source == quote : (*source == '"' || *source == '\'')) {
+      quote = quote ? 0 : *source;
+      g_string_append_c (out, '"');
+    } else if (quote == '\'' && *source == '"') {
+      g_string_append (out, "\\\"");
+    } else {
+      g_string_append_c (out, *source);
+    }
+  }
+  return g_string_free (out, FALSE);
+}
+
 KdText *
 kd_text_new (const gchar *source)
 {
   KdText *text = g_new0 (KdText, 1);
 
-  text->text = g_strdup (source);
+  text->text = kd_text_double_quotes (source);
   text->words = g_array_new (FALSE, FALSE, sizeof (KdWord));
   g_array_set_clear_func (text->words, kd_word_clear);
   text->elements = g_ptr_array_new_with_free_func (kd_text_element_free);

@@ -42,6 +42,16 @@ START_TEST (test_quotes)
 }
 END_TEST
 
+/* GStreamer's parser knows double quotes only. */
+START_TEST (test_single_quotes)
+{
+  g_autoptr (KdText) text = kd_text_new ("kdstudent arch='mlp dims=64,10' name=\"it's\" save='a\"b'");
+
+  ck_assert_str_eq (text->text, "kdstudent arch=\"mlp dims=64,10\" name=\"it's\" save=\"a\\\"b\"");
+  ck_assert_str_eq (g_array_index (text->words, KdWord, 3).text, "save=a\"b");
+}
+END_TEST
+
 START_TEST (test_caret)
 {
   g_autofree gchar *plain = caret ("kdh5src ! kdce weight=3 ! kdtrain", "kdce0", NULL);
@@ -152,6 +162,7 @@ main (int argc, char **argv)
   gst_check_init (&argc, &argv);
   tcase_add_test (tcase, test_elements);
   tcase_add_test (tcase, test_quotes);
+  tcase_add_test (tcase, test_single_quotes);
   tcase_add_test (tcase, test_caret);
   tcase_add_test (tcase, test_caret_of_a_long_line);
   tcase_add_test (tcase, test_join);
