@@ -186,7 +186,7 @@ START_TEST (test_mutations)
   gsize n;
 
   ck_assert (g_file_get_contents (good_path, &good, &n, NULL));
-  for (guint i = 0; i < 3000; i++) {
+  for (guint i = 0; i < 1000; i++) {
     g_autoptr (GString) text = g_string_new_len (good, (gssize) n);
     g_autoptr (GError) error = NULL;
     g_autoptr (KdRecipe) recipe = NULL;
@@ -194,20 +194,20 @@ START_TEST (test_mutations)
 
     kd_random_init (&random, 1, kd_random_purpose ("recipe"), 0, i);
     for (guint k = 0; k < 1 + i % 8; k++) {
-      gsize at = kd_random_below (&random, text->len);
+      gsize at = kd_random_below (&random, text->len), some = kd_random_below (&random, 40); /* MIN evaluates twice */
 
       switch (kd_random_below (&random, 3)) {
       case 0:
         text->str[at] = "[]=;${}\n\\ !a\x80"[kd_random_below (&random, 13)];
         break;
       case 1:
-        g_string_erase (text, (gssize) at, (gssize) MIN (text->len - at, 1 + kd_random_below (&random, 40)));
+        g_string_erase (text, (gssize) at, (gssize) MIN (text->len - at, 1 + some));
         break;
       default:
         g_string_insert_len (text, (gssize) at, good + kd_random_below (&random, n - 60), (gssize) kd_random_below (&random, 60));
       }
     }
-    ck_assert (g_file_set_contents (path, text->str, (gssize) text->len, NULL));
+    ck_assert (g_file_set_contents_full (path, text->str, (gssize) text->len, G_FILE_SET_CONTENTS_NONE, 0600, NULL)); /* no fsync */
     recipe = kd_recipe_read (path, NULL, &error);
     ck_assert ((recipe != NULL) == (error == NULL));
     for (guint s = 0; recipe && s < recipe->steps->len; s++) {
