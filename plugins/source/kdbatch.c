@@ -118,7 +118,7 @@ kdbatch_chain (GstPad *pad, GstObject *parent, GstBuffer *buffer)
     flow = GST_FLOW_ERROR;
   }
   gst_buffer_unref (buffer);
-  return flow;
+  return self->flow = flow;
 }
 
 /* What still lies here when the stream ends: the last clip, the last batch. */
@@ -217,9 +217,11 @@ kdbatch_sink_event (GstPad *pad, GstObject *parent, GstEvent *event)
     break;
   case GST_EVENT_FLUSH_STOP:
     kdbatch_drop_rows (self);
+    self->flow = GST_FLOW_OK;
     break;
   case GST_EVENT_EOS:
-    if (end_of_stream (self))
+    /* A source also sends it after an error, which has been told: no second one, and no sink that takes half for the whole. */
+    if (self->flow == GST_FLOW_EOS || (self->flow == GST_FLOW_OK && end_of_stream (self)))
       break;
     gst_event_unref (event);
     return FALSE;
@@ -257,6 +259,7 @@ kdbatch_start (Kdbatch *self, GError **error)
   self->n_seen = 0;
   self->index = 0;
   self->ready = self->have_caps = FALSE;
+  self->flow = GST_FLOW_OK;
   if (labels && paths) {
     g_set_error (error, KD_ERROR, KD_ERROR_VALUE, "Two lists of labels: element=%s, labels=\"%s\", location-list=\"%s\"; give one",
         GST_OBJECT_NAME (self), p->labels,

@@ -51,7 +51,8 @@ typedef struct {
   gint64 n_rows, n_clip;          /* whole rows; samples of the clip in the making */
   gint64 n_seen;                  /* pictures or clips in all */
   guint64 index;
-  gboolean ready; /* identity sent, resume asked */
+  GstFlowReturn flow; /* what the last buffer came to */
+  gboolean ready;     /* identity sent, resume asked */
   KdResume resume;
 } Kdbatch;
 

@@ -5,6 +5,7 @@
 
 #include <glib/gstdio.h>
 #include <gst/video/video.h>
+#include <stdlib.h>
 
 static gchar *
 write_list (const gchar *text)
@@ -72,6 +73,7 @@ expect_error (GstHarness *h, GstBus *bus, GQuark domain, const gchar *part)
   gst_message_parse_error (message, &error, NULL);
   ck_assert_msg (error->domain == domain, "%s", error->message);
   ck_assert_msg (strstr (error->message, part) != NULL, "\"%s\" lacks \"%s\"", error->message, part);
+  ck_assert (gst_bus_pop_filtered (bus, GST_MESSAGE_ERROR) == NULL);
   gst_element_set_bus (h->element, NULL);
   gst_object_unref (bus);
 }
@@ -204,6 +206,78 @@ GST_START_TEST (test_sound_buffers)
 }
 GST_END_TEST
 
+/* A new segment ends a clip, as behind concat. */
+GST_START_TEST (test_sound_segments)
+{
+  GstHarness *h = started (S16, "batch-size", (gint64) 2, "samples", (gint64) 4, "clip", 2, NULL);
+  GstSegment segment;
+  GstBuffer *out;
+
+  gst_segment_init (&segment, GST_FORMAT_TIME);
+  gst_harness_push (h, sound (0, 2));
+  gst_harness_push (h, sound (2, 9)); /* cut after two more */
+  gst_harness_push_event (h, gst_event_new_segment (&segment));
+  gst_harness_push (h, sound (1, 1));
+  gst_harness_push_event (h, gst_event_new_eos ());
+  out = gst_harness_pull (h);
+  ck_assert_int_eq (kd_batch_get (out)->n_samples, 2);
+  ck_assert_int_eq (((gint64 *) kd_batch_peek (kd_batch_get (out), "input.length")->data)[1], 1);
+  kd_assert_close (((gfloat *) kd_batch_peek (kd_batch_get (out), "input")->data)[3], -3 / 128.0, 0);
+  kd_assert_close (((gfloat *) kd_batch_peek (kd_batch_get (out), "input")->data)[4], -1 / 128.0, 0);
+  gst_buffer_unref (out);
+  gst_harness_teardown (h);
+}
+GST_END_TEST
+
+static void
+run (const gchar *text)
+{
+  g_autoptr (GError) error = NULL;
+  GstElement *pipeline = gst_parse_launch (text, &error);
+  g_autoptr (GstBus) bus = NULL;
+  g_autoptr (GstMessage) message = NULL;
+
+  ck_assert_msg (pipeline && !error, "%s: %s", text, error ? error->message : "");
+  bus = gst_element_get_bus (pipeline);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  message = gst_bus_timed_pop_filtered (bus, 60 * GST_SECOND, GST_MESSAGE_EOS | GST_MESSAGE_ERROR);
+  ck_assert (message != NULL);
+  if (GST_MESSAGE_TYPE (message) == GST_MESSAGE_ERROR)
+    gst_message_parse_error (message, &error, NULL);
+  ck_assert_msg (!error, "%s", error->message);
+  gst_element_set_state (pipeline, GST_STATE_NULL);
+  gst_object_unref (pipeline);
+}
+
+/* JPEG files to a batch file, by one pipeline. */
+GST_START_TEST (test_files)
+{
+  g_autofree gchar *folder = g_dir_make_tmp ("kdbatch-XXXXXX", NULL), *list = write_list ("dog\ncat\ndog\ncat\ndog\n"), *command = NULL;
+  g_autofree gchar *make = g_strdup_printf ("videotestsrc num-buffers=5 pattern=ball ! video/x-raw,width=16,height=16,framerate=1/1 ! jpegenc ! "
+                                            "multifilesink location=%s/img-%%04d.jpg",
+      folder);
+  g_autofree gchar *path = g_build_filename (folder, "out.h5", NULL);
+  g_autofree gchar *read = g_strdup_printf ("multifilesrc location=%s/img-%%04d.jpg index=0 caps=image/jpeg,framerate=1/1 ! jpegdec ! videoconvert ! "
+                                            "video/x-raw,format=RGB ! kdbatch batch-size=2 labels=%s ! kdrebatch batch-size=4 ! kdh5sink location=%s",
+      folder, list, path);
+  g_autoptr (KdH5Reader) reader = NULL;
+  g_autoptr (KdTensor) labels = NULL;
+  GError *error = NULL;
+
+  run (make);
+  run (read);
+  reader = kd_h5_reader_open (path, NULL, &error);
+  kd_assert_no_error (error);
+  ck_assert_int_eq (kd_h5_reader_n_rows (reader), 5);
+  labels = kd_h5_reader_read_all (reader, "label", &error);
+  for (gint i = 0; i < 5; i++)
+    ck_assert_int_eq (((gint64 *) labels->data)[i], i % 2 == 0);
+  g_unlink (list);
+  command = g_strdup_printf ("rm -rf '%s'", folder);
+  ck_assert_int_eq (system (command), 0);
+}
+GST_END_TEST
+
 /* A frame that the decoder dropped must not shift the labels. */
 GST_START_TEST (test_missing_frame)
 {
@@ -227,6 +301,7 @@ GST_START_TEST (test_more_frames_than_lines)
 
   ck_assert_int_eq (gst_harness_push (h, picture (0)), GST_FLOW_OK);
   ck_assert_int_eq (gst_harness_push (h, picture (1)), GST_FLOW_ERROR);
+  ck_assert (!gst_harness_push_event (h, gst_event_new_eos ())); /* as a source does after an error: no second word of it */
   expect_error (h, bus, GST_STREAM_ERROR, "lines=1, sample=1; every sample needs a line");
   gst_harness_teardown (h);
   g_unlink (list);
@@ -314,6 +389,8 @@ kdbatch_suite (void)
   tcase_add_test (tcase, test_labels);
   tcase_add_test (tcase, test_sound_windows);
   tcase_add_test (tcase, test_sound_buffers);
+  tcase_add_test (tcase, test_sound_segments);
+  tcase_add_test (tcase, test_files);
   tcase_add_test (tcase, test_missing_frame);
   tcase_add_test (tcase, test_more_frames_than_lines);
   tcase_add_test (tcase, test_fewer_frames_than_lines);

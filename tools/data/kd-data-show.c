@@ -92,9 +92,11 @@ info_file (const gchar *path, GError **error)
 
   if (!reader)
     return FALSE;
-  g_print ("%s\nrows: %" G_GINT64_FORMAT "\n", path, kd_h5_reader_n_rows (reader));
+  g_print ("%s\n", path);
   if (kd_h5_reader_n_rows (reader) < 0)
-    g_print ("  (-1: the datasets differ in their number of rows: not a batch file)\n");
+    g_print ("rows: differ between the fields; not a batch file\n");
+  else
+    g_print ("rows: %" G_GINT64_FORMAT "\n", kd_h5_reader_n_rows (reader));
   show_fields (reader);
   show_attributes (reader);
   return kd_h5_reader_n_rows (reader) < 0 || show_labels (reader, error);
