@@ -134,7 +134,7 @@ kd_h5_put (hid_t group, const gchar *name, KdDtype dtype, guint rank, const gint
 }
 
 hid_t
-kd_h5_put_growing (hid_t group, const gchar *name, KdDtype dtype, guint rank, const gint64 *dims, gint64 chunk_rows)
+kd_h5_put_growing (hid_t group, const gchar *name, KdDtype dtype, guint rank, const gint64 *dims, gint64 chunk_rows, guint deflate)
 {
   g_auto (KdHid) type = kd_h5_file_type (dtype);
   g_auto (KdHid) create = H5Pcreate (H5P_DATASET_CREATE);
@@ -147,6 +147,10 @@ kd_h5_put_growing (hid_t group, const gchar *name, KdDtype dtype, guint rank, co
     sizes[i] = limit[i] = chunk[i] = (hsize_t) MAX (dims[i], 1);
   space = H5Screate_simple ((int) rank, sizes, limit);
   H5Pset_chunk (create, (int) rank, chunk);
+  if (deflate) {
+    H5Pset_shuffle (create);
+    H5Pset_deflate (create, deflate);
+  }
   H5Pset_fill_time (create, H5D_FILL_TIME_NEVER);
   /* No chunk cache: whole chunks go straight to the file. */
   H5Pset_chunk_cache (access, 0, 0, 1.0);

@@ -128,7 +128,7 @@ gboolean kd_h5_reserve (const gchar *path, int fd, guint64 bytes, GError **error
 gboolean kd_h5_publish (const gchar *temporary, const gchar *path, GError **error);
 /* kd_h5_put: a dataset of the root or @group with these rows, contiguous. Returns its id, -1 on failure (HDF5's stack says why). */
 hid_t kd_h5_put (hid_t group, const gchar *name, KdDtype dtype, guint rank, const gint64 *dims, gconstpointer data);
-/* kd_h5_put_growing: an empty dataset in chunks of @chunk_rows whole rows, without compression. */
-hid_t kd_h5_put_growing (hid_t group, const gchar *name, KdDtype dtype, guint rank, const gint64 *dims, gint64 chunk_rows);
+/* kd_h5_put_growing: an empty dataset in chunks of @chunk_rows whole rows; @deflate: a level from 1 to 9, 0 without compression. */
+hid_t kd_h5_put_growing (hid_t group, const gchar *name, KdDtype dtype, guint rank, const gint64 *dims, gint64 chunk_rows, guint deflate);
 
 G_END_DECLS

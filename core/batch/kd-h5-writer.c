@@ -223,7 +223,10 @@ flush_chunks (KdH5Writer *writer, gboolean all, GError **error)
     gsize bytes = column->buffer->len;
     if (!all)
       rows -= rows % column->chunk_rows;
-    if ((column->dataset < 0 && (column->dataset = kd_h5_put_growing (writer->file, column->name, column->dtype, column->rank, column->dims, column->chunk_rows)) < 0) || (rows && !column_extend (column, rows)))
+    if (column->dataset < 0)
+      column->dataset = kd_h5_put_growing (writer->file, column->name, column->dtype, column->rank, column->dims, column->chunk_rows,
+          writer->deflate ? DEFLATE_LEVEL : 0);
+    if (column->dataset < 0 || (rows && !column_extend (column, rows)))
       return fail_write (writer, column->name, bytes, error);
     writer->buffered += column->buffer->len;
   }
