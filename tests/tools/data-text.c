@@ -191,6 +191,7 @@ GST_START_TEST (test_usage)
   expect_failure ("import a.csv -o a.h5 --size 0x3", 2, "--size=0x3");
   expect_failure ("import a.csv -o a.h5 --field a=float31", 2, "--field a=float31");
   expect_failure ("import a.csv -o a.h5 --rename a=B", 2, "--rename a=B");
+  expect_failure ("import a.csv -o ./a.csv", 2, "INPUT and OUT.h5 are one file: ./a.csv");
   expect_failure ("import a.csv -o a.h5 --nonsense", 2, "--nonsense");
   expect_failure ("improt a.csv", 2, "there is no command improt; did you mean import?");
   expect_done ("import --help");

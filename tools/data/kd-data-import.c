@@ -1,6 +1,7 @@
 /* kd data import: find the format, run its importer, say what came of it. */
 #include "kd-data.h"
 
+#include <glib/gstdio.h>
 #include <string.h>
 
 static const KdImportFormat *const formats[] = { &kd_import_npy, &kd_import_npz, &kd_import_idx, &kd_import_images, &kd_import_jsonl,
@@ -131,6 +132,14 @@ check_options (const KdImportOptions *options)
   return 0;
 }
 
+static gboolean
+is_same_file (const gchar *a, const gchar *b)
+{
+  GStatBuf x, y;
+
+  return g_stat (a, &x) == 0 && g_stat (b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
 static int
 import_run (const KdImportOptions *options)
 {
@@ -211,6 +220,8 @@ kd_data_import (int argc, char **argv)
     return kd_tool_usage ("no output given: -o OUT.h5");
   if ((wrong = check_options (&o)))
     return wrong;
+  if (is_same_file (argv[1], o.output) || (o.labels && is_same_file (o.labels, o.output)))
+    return kd_tool_usage ("INPUT and OUT.h5 are one file: %s", o.output);
   o.input = argv[1];
   return import_run (&o);
 }
