@@ -9,6 +9,7 @@
 #include "math/kd-xent.h"
 #include "math/kd-squared.h"
 #include "math/kd-standardize.h"
+#include "math/kd-decoupled.h"
 #include "batch/kd-tensor.h"
 #include "batch/kd-layout.h"
 #include "batch/kd-batch.h"
