@@ -59,6 +59,7 @@ kd_recipe_data (const KdRecipe *recipe, GError **error)
   for (guint i = 0; named[i]; i++)
     if (*named[i])
       g_ptr_array_add (dirs, g_strdup (named[i]));
+  g_ptr_array_add (dirs, g_build_filename (g_get_user_data_dir (), "kdstream", NULL)); /* where kd data get puts what it fetched */
   for (guint i = 0; shipped[i]; i++)
     g_ptr_array_add (dirs, g_build_filename (shipped[i], "data", NULL));
   for (guint i = 0; i < dirs->len; i++) {
