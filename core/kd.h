@@ -10,6 +10,7 @@
 #include "math/kd-squared.h"
 #include "math/kd-standardize.h"
 #include "math/kd-decoupled.h"
+#include "math/kd-relation.h"
 #include "batch/kd-tensor.h"
 #include "batch/kd-layout.h"
 #include "batch/kd-batch.h"
