@@ -109,6 +109,19 @@ leaf_put_values (Leaf *leaf, const gchar *name, KdDtype dtype, gint64 rows, gint
 #define leaf_put(leaf, name, dtype, rows, columns, ...) \
   leaf_put_values (leaf, name, dtype, rows, columns, (const gdouble[]) { __VA_ARGS__ })
 
+/* leaf_put4 (&leaf, name, n, k, h, w, values ...): a float32 field [n,k,h,w]. */
+static inline void
+leaf_put4_values (Leaf *leaf, const gchar *name, gint64 n, gint64 k, gint64 h, gint64 w, const gdouble *values)
+{
+  gint64 dims[4] = { n, k, h, w };
+  KdTensor *tensor = kd_tensor_new (KD_FLOAT32, 4, dims);
+
+  for (gint64 i = 0; i < n * k * h * w; i++)
+    ((gfloat *) tensor->data)[i] = (gfloat) values[i];
+  kd_batch_set (leaf->batch, name, tensor);
+}
+#define leaf_put4(leaf, name, n, k, h, w, ...) leaf_put4_values (leaf, name, n, k, h, w, (const gdouble[]) { __VA_ARGS__ })
+
 /* leaf_get: element @i of a field that has to be there. */
 static inline gdouble
 leaf_get (const Leaf *leaf, const gchar *name, gsize i)
