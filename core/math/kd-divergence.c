@@ -1,4 +1,4 @@
-#include "kd-divergence.h"
+#include "kd-measure.h"
 #include "kd-kernel.h"
 
 /* Running state of one row: maxima so far, sums of exponentials relative to them, and the sum of (weight x difference). */
@@ -158,70 +158,11 @@ row_fast_body (const KdDivergence *call, int64_t row, double *ret_value)
 
 KD_KERNEL (row_fast, (const KdDivergence *call, int64_t row, double *ret_value), (call, row, ret_value))
 
-typedef struct {
-  double lse_s, lse_t;
-} Normalisers;
-
-/* log-sum-exp of both rows over their finite values; FALSE when a row has NaN, +infinity or no finite value at all. */
-static int
-exact_normalisers (const KdDivergence *call, const float *s, const void *teacher, Normalisers *ret)
-{
-  double inv_t = 1.0 / call->temperature, max_s = -INFINITY, max_t = -INFINITY, z_s = 0.0, z_t = 0.0;
-
-  for (int64_t i = 0; i < call->size; i++) {
-    double a = s[i], b = kd_load_value (teacher, call->teacher_type, i);
-    if (isnan (a) || isnan (b) || a == INFINITY || b == INFINITY || (call->reject_infinite && (isinf (a) || isinf (b))))
-      return 0;
-    max_s = fmax (max_s, a * inv_t);
-    max_t = fmax (max_t, b * inv_t);
-  }
-  if (isinf (max_s) || isinf (max_t))
-    return 0;
-  for (int64_t i = 0; i < call->size; i++) {
-    z_s += exp (s[i] * inv_t - max_s);
-    z_t += exp (kd_load_value (teacher, call->teacher_type, i) * inv_t - max_t);
-  }
-  ret->lse_s = max_s + log (z_s);
-  ret->lse_t = max_t + log (z_t);
-  return 1;
-}
-
-/* The definition in double: term_j = p (l_p - l_q) or q (l_q - l_p), A_j = -p or the term, gradient (A_j - q_j sum A) / T, all over the
- * ids that are not left out. */
-static double
-row_exact (const KdDivergence *call, int64_t row)
-{
-  const float *s = call->student + row * call->size;
-  const void *teacher = kd_row_of (call->teacher, call->teacher_type, row, call->size);
-  float *grad = call->grad ? call->grad + row * call->size : NULL;
-  int reverse = call->kind == KD_DIVERGENCE_REVERSE_KL;
-  double inv_t = 1.0 / call->temperature, value = 0.0, sum_a = 0.0, c = call->coef[row] * call->scale * inv_t;
-  Normalisers norm;
-
-  if (!exact_normalisers (call, s, teacher, &norm))
-    return NAN;
-  for (int pass = 0; pass < (grad ? 2 : 1); pass++)
-    for (int64_t i = 0; i < call->size; i++) {
-      double l_q = s[i] * inv_t - norm.lse_s, l_p = kd_load_value (teacher, call->teacher_type, i) * inv_t - norm.lse_t;
-      double q = exp (l_q), p = exp (l_p), a;
-      if (isinf (s[i]) || (isinf (l_p) && (reverse || !call->cross_entropy)))
-        continue;
-      a = reverse ? (q > 0.0 ? q * (l_q - l_p) : 0.0) : -p;
-      if (pass == 1) {
-        grad[i] += (float) (c * (a - q * sum_a));
-        continue;
-      }
-      sum_a += a;
-      value += reverse ? a : p > 0.0 ? p * ((call->cross_entropy ? 0.0 : l_p) - l_q)
-                                     : 0.0;
-    }
-  return value;
-}
-
-void
-kd_divergence_rows (const KdDivergence *call)
+static void
+fast_rows (const KdDivergence *call)
 {
   int level = kd_kernel_level (call->level);
+  KdMeasure measure = kd_measure_of (call);
 
 #pragma omp parallel for schedule(static) if (call->n > 1 && call->n * call->size >= KD_PARALLEL_ELEMENTS)
   for (int64_t row = 0; row < call->n; row++) {
@@ -229,8 +170,23 @@ kd_divergence_rows (const KdDivergence *call)
     if (call->coef[row] != 0.0) {
       row_fast[level](call, row, &value);
       if (isnan (value))
-        value = row_exact (call, row);
+        value = kd_exact_row (call, &measure, row);
     }
     call->value[row] = value;
   }
+}
+
+void
+kd_divergence_rows (const KdDivergence *call)
+{
+  KdDivergence limit = *call;
+
+  if (call->kind == KD_DIVERGENCE_JSD && (call->beta <= 0.0 || call->beta >= 1.0)) { /* as TRL defines the ends */
+    limit.kind = call->beta <= 0.0 ? KD_DIVERGENCE_FORWARD_KL : KD_DIVERGENCE_REVERSE_KL;
+    limit.cross_entropy = 0;
+  }
+  if (limit.kind == KD_DIVERGENCE_FORWARD_KL || limit.kind == KD_DIVERGENCE_REVERSE_KL)
+    fast_rows (&limit);
+  else
+    kd_mixture_rows (&limit);
 }

@@ -3,8 +3,14 @@
 #include "kd-reduce.h"
 
 typedef enum {
-  KD_DIVERGENCE_FORWARD_KL, /* KL (teacher || student) */
-  KD_DIVERGENCE_REVERSE_KL, /* KL (student || teacher) */
+  KD_DIVERGENCE_FORWARD_KL,      /* KL (teacher || student) */
+  KD_DIVERGENCE_REVERSE_KL,      /* KL (student || teacher) */
+  KD_DIVERGENCE_JSD,             /* generalized Jensen-Shannon, beta the teacher's share of the mixture; ends 0 and 1: forward and reverse KL */
+  KD_DIVERGENCE_SKEW_FORWARD_KL, /* KL (teacher || alpha teacher + (1 - alpha) student) */
+  KD_DIVERGENCE_SKEW_REVERSE_KL, /* KL (student || (1 - alpha) teacher + alpha student) */
+  KD_DIVERGENCE_TOTAL_VARIATION,
+  KD_DIVERGENCE_SYMMETRIC_KL, /* (1 - lambda) forward + lambda reverse */
+  KD_DIVERGENCE_ADAPTIVE_KL,  /* w forward + (1 - w) reverse, w the share of |p - q| in the teacher's head; no gradient through w */
 } KdDivergenceKind;
 
 /**
@@ -12,9 +18,10 @@ typedef enum {
  * @student: float32 [n, size]; @teacher: [n, size] of @teacher_type; both are divided by @temperature (>= 0.01)
  * @coef: [n]; a row with 0 is neither read nor written
  * @scale: the gradient is that of sum (coef x scale x value)
- * @cross_entropy: forward KL only: leave out the teacher's entropy, which no gradient depends on
+ * @beta, @alpha, @lambda, @mu: of the kinds that have one; mu: mass of the adaptive KL's head
+ * @cross_entropy: forward, skewed forward and symmetric KL: leave out the teacher's entropy, which no gradient depends on
  * @reject_infinite: make the value of a row with an infinite logit NaN; else ids with an infinite logit in either table add nothing and
- *   get no gradient (with @cross_entropy only the student's count, as DistiLLM does)
+ *   get no gradient (forward KL with @cross_entropy: only the student's count, as DistiLLM does)
  * @grad: float32 [n, size] to add to, or NULL
  * @value: [n] of double: each row's divergence in nats, 0 where coef is 0, NaN where a logit is NaN or +infinity
  * @level: 0, or the highest instruction set to use (kd_cpu_level), for tests and measurements
@@ -27,6 +34,7 @@ typedef struct {
   KdReal teacher_type;
   const double *coef;
   double temperature, scale;
+  double beta, alpha, lambda, mu;
   int cross_entropy, reject_infinite;
   float *grad;
   double *value;
@@ -34,7 +42,7 @@ typedef struct {
 } KdDivergence;
 
 /**
- * kd_divergence_rows: fill @value and add to @grad. Two passes over a row: one from memory, one from cache. Rows in parallel; the same
+ * kd_divergence_rows: fill @value and add to @grad. A row is read once from memory and then from cache. Rows in parallel; the same
  * bits for any number of threads. Values and probabilities within about 1e-6; rows with a logit that is infinite or beyond 1e25 are done
  * in double.
  */

@@ -99,15 +99,12 @@ kd_expf (float x)
   return p * kd_as_float ((kd_as_bits (t) - kd_as_bits (KD_ROUND_MAGIC) + 127u) << 23);
 }
 
-/* ln x within 2 ulp for normal positive x. Mantissa in [sqrt 1/2, sqrt 2), polynomial of Cephes logf. */
+/* P of ln (1 + m) = m - m^2 / 2 + m^3 P (m), for m in [sqrt 1/2 - 1, sqrt 2 - 1); Cephes logf. */
 KD_BODY float
-kd_logf (float x)
+kd_log_polynomial (float m)
 {
-  uint32_t bits = kd_as_bits (x) - 0x3f3504f3u; /* sqrt (1/2) */
-  float e = (float) (((int32_t) bits) >> 23);
-  float m = kd_as_float ((bits & 0x007fffffu) + 0x3f3504f3u) - 1.0f, z = m * m, p;
+  float p = 7.0376836292e-2f;
 
-  p = 7.0376836292e-2f;
   p = p * m - 1.1514610310e-1f;
   p = p * m + 1.1676998740e-1f;
   p = p * m - 1.2420140846e-1f;
@@ -115,7 +112,24 @@ kd_logf (float x)
   p = p * m - 1.6668057665e-1f;
   p = p * m + 2.0000714765e-1f;
   p = p * m - 2.4999993993e-1f;
-  p = p * m + 3.3333331174e-1f;
+  return p * m + 3.3333331174e-1f;
+}
+
+/* y - ln (1 + y), at least 0, relative to itself; for y as above. */
+KD_BODY float
+kd_log1p_rest (float y)
+{
+  return y * y * (0.5f - y * kd_log_polynomial (y));
+}
+
+/* ln x within 2 ulp for normal positive x. Mantissa in [sqrt 1/2, sqrt 2). */
+KD_BODY float
+kd_logf (float x)
+{
+  uint32_t bits = kd_as_bits (x) - 0x3f3504f3u; /* sqrt (1/2) */
+  float e = (float) (((int32_t) bits) >> 23);
+  float m = kd_as_float ((bits & 0x007fffffu) + 0x3f3504f3u) - 1.0f, z = m * m, p = kd_log_polynomial (m);
+
   p = p * m * z - e * 2.12194440e-4f - 0.5f * z;
   return m + p + e * 0.693359375f;
 }

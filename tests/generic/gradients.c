@@ -4,6 +4,19 @@
 #define SEEDS 12
 #define MAX_COORDINATES 120
 
+/* Whose gradient takes a factor of the loss as constant, as its specification says: it is not the derivative of the value. Their own tests
+ * check them. */
+static const gchar *const constant_factors[][2] = { { "kddivergence", "divergence=akl" } };
+
+static gboolean
+has_constant_factor (const gchar *element)
+{
+  for (guint i = 0; i < G_N_ELEMENTS (constant_factors); i++)
+    if (variant && g_str_equal (constant_factors[i][0], element) && strstr (variant, constant_factors[i][1]))
+      return TRUE;
+  return FALSE;
+}
+
 /* The loss on a copy of @leaf's batch with one number of @field moved. */
 static gdouble
 loss_at (const Leaf *leaf, const gchar *element, const gchar *field, gsize i, gdouble step)
@@ -30,6 +43,16 @@ difference (const Leaf *leaf, const gchar *element, const gchar *field, gsize i,
   return (8 * near - far) / (12 * h);
 }
 
+/* At a kink (an absolute value's zero within the step) the slope is any number between the slopes of both sides. */
+static gboolean
+is_between_slopes (const Leaf *leaf, const gchar *element, const gchar *field, gsize i, gdouble got, gdouble h, gdouble tolerance)
+{
+  gdouble at = loss_at (leaf, element, field, i, 0);
+  gdouble left = (at - loss_at (leaf, element, field, i, -h)) / h, right = (loss_at (leaf, element, field, i, h) - at) / h;
+
+  return got >= MIN (left, right) - tolerance && got <= MAX (left, right) + tolerance;
+}
+
 static void
 check_field (const Leaf *leaf, const gchar *element, const gchar *field, const KdTensor *grad, gdouble loss, guint64 seed)
 {
@@ -46,6 +69,7 @@ check_field (const Leaf *leaf, const gchar *element, const gchar *field, const K
       /* the loss carries about 1e-7 of itself, which the step divides */
       agrees = fabs (numeric - got) <= 1e-3 * largest + 1e-6 / h * (1e-2 + fabs (loss));
     }
+    agrees = agrees || is_between_slopes (leaf, element, field, i, got, 1.0 / 256, 1e-3 * largest + 1e-4 * (1e-2 + fabs (loss)));
     ck_assert_msg (agrees, "%s %s, seed %u: grad.%s[%u] = %g, central difference %g", element, variant ? variant : "", (guint) seed, field,
         (guint) i, got, numeric);
   }
@@ -88,6 +112,8 @@ GST_START_TEST (test_central_differences)
     for (guint j = 0; j < variants->len; j++)
       for (guint64 seed = 0; seed < SEEDS; seed++) {
         variant = g_ptr_array_index (variants, j);
+        if (has_constant_factor (element))
+          continue;
         ck_assert_msg (check_loss (element, seed) > 0, "%s declares no gradient", element);
       }
     variant = NULL;
