@@ -11,7 +11,7 @@ static const gchar *const names[] = { "fkl", "rkl", "jsd", "skew-fkl", "skew-rkl
 
 /* w of the adaptive KL by sorting. */
 static gdouble
-share (gint64 n, const gdouble *p, const gdouble *q)
+share (guint n, const gdouble *p, const gdouble *q)
 {
   g_autofree gboolean *taken = g_new0 (gboolean, n);
   gdouble sum = 0, head = 0, tail = 0;
@@ -87,7 +87,7 @@ check (Table *t, KdDivergence *call, gdouble tolerance)
       q[i] = exp (lq[i]);
     }
     if (call->kind == KD_DIVERGENCE_ADAPTIVE_KL)
-      w = share (t->size, p, q);
+      w = share ((guint) t->size, p, q);
     for (gint64 i = 0; i < t->size; i++) {
       define (call->kind, call->cross_entropy, lp[i], lq[i], w, &term, &a[i]);
       value += term;
