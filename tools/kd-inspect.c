@@ -48,10 +48,14 @@ kd_print_fields (const KdDesc *desc, const gchar *kind)
     outputs = ((const KdTransformDesc *) desc)->outputs;
   else if (g_strcmp0 (kind, "augment") == 0)
     outputs = ((const KdAugmentDesc *) desc)->outputs;
+  else if (g_strcmp0 (kind, "loss") == 0)
+    outputs = ((const KdLossDesc *) desc)->outputs;
   if (outputs && outputs->name)
     g_print ("\nFields it writes\n");
-  for (; outputs && outputs->name; outputs++)
-    kd_print_field (outputs, "");
+  for (; outputs && outputs->name; outputs++) {
+    g_autofree gchar *note = outputs->when ? g_strdup_printf ("with %s=true", outputs->when) : g_strdup ("");
+    kd_print_field (outputs, g_strdelimit (note, "_", '-'));
+  }
 }
 
 /* What the base class adds for every element of a kind. */

@@ -73,6 +73,7 @@ bind_table (const KdDesc *desc, const KdFieldSpec *specs, gconstpointer params, 
     field->shape = g_intern_string (shape);
     field->dtype = specs->dtype;
     field->flags = specs->flags;
+    field->absent = specs->when && !G_STRUCT_MEMBER (gboolean, params, kd_param_find (desc->params, specs->when)->offset);
     parse_axes (field, shape);
     (*ret_n)++;
   }

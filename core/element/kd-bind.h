@@ -20,6 +20,7 @@ typedef struct {
   const gchar *shape;
   guint dtype;
   KdFieldFlags flags;
+  gboolean absent; /* an output that nobody asked for */
   guint n_axes;
   KdAxis axes[KD_MAX_RANK];
 } KdBoundField;
@@ -52,6 +53,12 @@ gboolean kd_binding_read (const KdBinding *binding, KdBatch *batch, KdTensor **r
 
 /** kd_bound_shape: rank and dims of an output; FALSE when a size is not known. */
 gboolean kd_bound_shape (const KdBoundField *field, const KdSizes *sizes, guint *ret_rank, gint64 *ret_dims);
+
+/** kd_outputs_make: tensors for the outputs whose shape is known, NULL for the others; kd_outputs_put hands those that are there to the batch,
+ * kd_outputs_drop frees them. */
+void kd_outputs_make (const KdBinding *binding, const KdSizes *sizes, KdTensor *const *in, gboolean zero, KdTensor **ret_out);
+void kd_outputs_put (const KdBinding *binding, KdTensor **out, KdBatch *batch);
+void kd_outputs_drop (const KdBinding *binding, KdTensor **out);
 
 /** kd_rows_new: the rows of a loss call and their coefficients; @ret_coef (transfer full) owns rows->coef. NULL tensor fields are absent. */
 KdTensor *kd_rows_new (const KdBinding *binding, const KdRunOptions *options, KdBatch *batch, KdTensor *const *in, const KdSizes *sizes,

@@ -15,6 +15,7 @@ typedef enum {
   KD_FIELD_FINITE = 1 << 3,   /* checked with `nan-policy` on counted rows (KD_FIELD_GRAD and "*.logits" are by default) */
   KD_FIELD_PEEK = 1 << 4,     /* reading it does not count as a use (diagnostics) */
   KD_FIELD_UNIT = 1 << 5,     /* bytes (KD_UINT8 in the dtypes) arrive as float32, value / 255; for fields that the leaf replaces */
+  KD_FIELD_FRESH = 1 << 6,    /* the loss can write this input's gradient instead of adding to it: see KdLossResult.fresh */
 } KdFieldFlags;
 
 /**
@@ -24,12 +25,14 @@ typedef enum {
  * @shape: letters and sizes, space separated: "N" the samples, "*" any leading axes (N and more; the rows of the call), "..."
  *   any trailing axes, another letter binds a size for all fields of the call, a number is that size,
  *   "{prop}" an integer parameter's value. "" is a scalar.
+ * @when: of an output: the boolean parameter that asks for it; NULL: always there
  */
 typedef struct {
   const gchar *name;
   guint dtype;
   const gchar *shape;
   KdFieldFlags flags;
+  const gchar *when;
 } KdFieldSpec;
 
 /* clang-format off */
@@ -128,17 +131,24 @@ typedef struct {
  * @loss: the weighted value (sum of coef x row value)
  * @term: [terms of the descriptor], weighted parts to report
  * @grad: by field index, for KD_FIELD_GRAD fields; ADD to it (it may hold other losses' gradients), in float32
+ * @fresh: by field index, only for KD_FIELD_FRESH fields: TRUE says that grad is memory nobody has written to; then write every
+ *   element of it (0 on rows that do not count) instead of adding: no pass for zeros, none to read them
+ * @out: by index of the output table, filled with zeros by the base when the shape is known from the inputs, else NULL: then the
+ *   leaf makes it (transfer full). NULL too when the output's `when` parameter is FALSE.
  */
 typedef struct {
   gdouble loss;
   gdouble term[KD_MAX_TERMS];
   gfloat *grad[KD_MAX_FIELDS];
+  gboolean fresh[KD_MAX_FIELDS];
+  KdTensor *out[KD_MAX_FIELDS];
 } KdLossResult;
 
 typedef struct {
   KD_DESC_HEAD
-  const gchar *const *terms; /* NULL-terminated names: "ce", "kd" */
-  gdouble default_weight;    /* of the `weight` property; 0 means 1 */
+  const KdFieldSpec *outputs; /* fields that it writes beside loss and gradients: weights, selections, diagnostics; or NULL */
+  const gchar *const *terms;  /* NULL-terminated names: "ce", "kd" */
+  gdouble default_weight;     /* of the `weight` property; 0 means 1 */
   gboolean (*evaluate) (const KdCall *call, KdLossResult *ret, GError **error);
 } KdLossDesc;
 

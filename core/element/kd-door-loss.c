@@ -4,16 +4,23 @@
 #include <math.h>
 #include <string.h>
 
-/* The gradient field, ours to add to: what is there if nobody else holds it, else a copy, else zeros. */
 static KdTensor *
-gradient_for (KdBatch *batch, const gchar *field, const KdTensor *like)
+gradient_new (const KdBoundField *field, const KdTensor *like, gboolean *ret_fresh)
 {
-  g_autofree gchar *name = g_strconcat ("grad.", field, NULL);
+  *ret_fresh = (field->flags & KD_FIELD_FRESH) != 0;
+  return *ret_fresh ? kd_tensor_new (KD_FLOAT32, like->rank, like->dims) : kd_tensor_new_zero (KD_FLOAT32, like->rank, like->dims);
+}
+
+/* The gradient field, ours to add to: what is there if nobody else holds it, else a copy, else a new one. */
+static KdTensor *
+gradient_for (KdBatch *batch, const KdBoundField *field, const KdTensor *like, gboolean *ret_fresh)
+{
+  g_autofree gchar *name = g_strconcat ("grad.", field->name, NULL);
   g_autoptr (KdTensor) old = kd_batch_steal (batch, name);
   KdTensor *copy;
 
   if (!old)
-    return kd_tensor_new_zero (KD_FLOAT32, like->rank, like->dims);
+    return gradient_new (field, like, ret_fresh);
   if (kd_tensor_is_writable (old))
     return g_steal_pointer (&old);
   copy = kd_tensor_new (KD_FLOAT32, old->rank, old->dims);
@@ -71,17 +78,17 @@ gradients_begin (const KdBinding *binding, KdBatch *batch, KdTensor *const *in, 
   for (guint i = 0; i < binding->n_in; i++) {
     if (!(binding->in[i].flags & KD_FIELD_GRAD) || !in[i])
       continue;
-    gradients->tensor[i] = gradient_for (batch, binding->in[i].name, in[i]);
-    if (measure) {
+    gradients->tensor[i] = gradient_for (batch, &binding->in[i], in[i], &result->fresh[i]);
+    if (measure && !result->fresh[i]) { /* one that is fresh is this loss's own as it is */
       gradients->before[i] = gradients->tensor[i];
-      gradients->tensor[i] = kd_tensor_new_zero (KD_FLOAT32, in[i]->rank, in[i]->dims);
+      gradients->tensor[i] = gradient_new (&binding->in[i], in[i], &result->fresh[i]);
     }
     result->grad[i] = gradients->tensor[i]->data;
   }
 }
 
 static gdouble
-gradients_end (const KdBinding *binding, KdBatch *batch, Gradients *gradients)
+gradients_end (const KdBinding *binding, KdBatch *batch, gboolean measure, Gradients *gradients)
 {
   gdouble sum = 0;
 
@@ -89,10 +96,10 @@ gradients_end (const KdBinding *binding, KdBatch *batch, Gradients *gradients)
     g_autofree gchar *name = NULL;
     if (!gradients->tensor[i])
       continue;
+    sum += measure ? norm2 (gradients->tensor[i]) : 0;
     if (gradients->before[i]) {
       gfloat *to = gradients->before[i]->data;
       const gfloat *from = gradients->tensor[i]->data;
-      sum += norm2 (gradients->tensor[i]);
       for (gsize j = 0, n = kd_tensor_n_elements (gradients->tensor[i]); j < n; j++)
         to[j] += from[j];
       kd_tensor_unref (gradients->tensor[i]);
@@ -102,6 +109,15 @@ gradients_end (const KdBinding *binding, KdBatch *batch, Gradients *gradients)
     kd_batch_set (batch, name, gradients->tensor[i]);
   }
   return sum;
+}
+
+static void
+gradients_drop (const KdBinding *binding, Gradients *gradients)
+{
+  for (guint i = 0; i < binding->n_in; i++) {
+    g_clear_pointer (&gradients->tensor[i], kd_tensor_unref);
+    g_clear_pointer (&gradients->before[i], kd_tensor_unref);
+  }
 }
 
 static const gchar *
@@ -163,10 +179,15 @@ kd_loss_run_bound (const KdLossDesc *desc, const KdBinding *binding, gconstpoint
   kd_call_init (&call, (const KdDesc *) desc, params, options, state, batch, in, &sizes);
   call.rows = &rows;
   gradients_begin (binding, batch, in, measure, &gradients, &result);
+  kd_outputs_make (binding, &sizes, in, TRUE, result.out);
   ok = desc->evaluate (&call, &result, error);
-  grad_norm2 = gradients_end (binding, batch, &gradients);
-  if (!ok)
+  if (!ok) { /* what is half written must not leave the element */
+    gradients_drop (binding, &gradients);
+    kd_outputs_drop (binding, result.out);
     return FALSE;
+  }
+  grad_norm2 = gradients_end (binding, batch, measure, &gradients);
+  kd_outputs_put (binding, result.out, batch);
   if (!isfinite (result.loss))
     return kd_rows_find_bad (binding, batch, in, &rows, error);
   report_loss (desc, binding, &result, grad_norm2, measure, (gdouble) rows.n_counted, batch);
@@ -176,7 +197,7 @@ kd_loss_run_bound (const KdLossDesc *desc, const KdBinding *binding, gconstpoint
 gboolean
 kd_loss_desc_run (const KdLossDesc *desc, gconstpointer params, const KdRunOptions *options, gpointer state, KdBatch *batch, GError **error)
 {
-  g_autoptr (KdBinding) binding = kd_binding_new ((const KdDesc *) desc, NULL, params, desc->name, error);
+  g_autoptr (KdBinding) binding = kd_binding_new ((const KdDesc *) desc, desc->outputs, params, desc->name, error);
 
   return binding && kd_loss_run_bound (desc, binding, params, options, state, batch, FALSE, error);
 }

@@ -94,8 +94,8 @@ kd_call_init (KdCall *call, const KdDesc *desc, gconstpointer params, const KdRu
 }
 
 /* Outputs whose shape is known are made before the call; the leaf makes the others. */
-static void
-make_outputs (const KdBinding *binding, const KdSizes *sizes, KdTensor *const *in, KdOutputs *outputs)
+void
+kd_outputs_make (const KdBinding *binding, const KdSizes *sizes, KdTensor *const *in, gboolean zero, KdTensor **ret_out)
 {
   for (guint i = 0; i < binding->n_out; i++) {
     const KdBoundField *field = &binding->out[i];
@@ -105,27 +105,29 @@ make_outputs (const KdBinding *binding, const KdSizes *sizes, KdTensor *const *i
     guint rank = 0;
     gsize bytes;
 
+    if (field->absent)
+      continue;
     if (field->n_axes == 1 && field->axes[0].kind == KD_AXIS_LEADING && in[0] && field->name == binding->in[0].name) {
-      outputs->out[i] = kd_tensor_new (dtype, in[0]->rank, in[0]->dims); /* "*" alone: the shape of what it replaces */
+      ret_out[i] = kd_tensor_new (dtype, in[0]->rank, in[0]->dims); /* "*" alone: the shape of what it replaces */
     } else if (kd_bound_shape (field, sizes, &rank, dims) && kd_dtypes_are_one (dtype) && kd_shape_bytes (dtype, rank, dims, &bytes)) {
-      outputs->out[i] = kd_tensor_new (dtype, rank, dims);
+      ret_out[i] = zero ? kd_tensor_new_zero (dtype, rank, dims) : kd_tensor_new (dtype, rank, dims);
     }
   }
 }
 
-static void
-put_outputs (const KdBinding *binding, KdOutputs *outputs, KdBatch *batch)
+void
+kd_outputs_put (const KdBinding *binding, KdTensor **out, KdBatch *batch)
 {
   for (guint i = 0; i < binding->n_out; i++)
-    if (outputs->out[i])
-      kd_batch_set (batch, binding->out[i].name, outputs->out[i]);
+    if (out[i])
+      kd_batch_set (batch, binding->out[i].name, out[i]);
 }
 
-static void
-drop_outputs (const KdBinding *binding, KdOutputs *outputs)
+void
+kd_outputs_drop (const KdBinding *binding, KdTensor **out)
 {
   for (guint i = 0; i < binding->n_out; i++)
-    g_clear_pointer (&outputs->out[i], kd_tensor_unref);
+    g_clear_pointer (&out[i], kd_tensor_unref);
 }
 
 typedef gboolean (*Evaluate) (const KdCall *call, KdOutputs *ret, GError **error);
@@ -142,12 +144,12 @@ run_outputs (const KdDesc *desc, Evaluate evaluate, const KdBinding *binding, gc
   if (!kd_binding_read (binding, batch, in, &sizes, error))
     return FALSE;
   kd_call_init (&call, desc, params, options, state, batch, in, &sizes);
-  make_outputs (binding, &sizes, in, &outputs);
+  kd_outputs_make (binding, &sizes, in, FALSE, outputs.out);
   if (!evaluate (&call, &outputs, error)) {
-    drop_outputs (binding, &outputs);
+    kd_outputs_drop (binding, outputs.out);
     return FALSE;
   }
-  put_outputs (binding, &outputs, batch);
+  kd_outputs_put (binding, outputs.out, batch);
   return TRUE;
 }
 

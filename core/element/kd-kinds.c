@@ -223,6 +223,7 @@ loss_base_table (const KdLossDesc *desc)
 static void
 loss_leaf_class_init (gpointer klass, gpointer desc)
 {
+  KD_LEAF_ELEMENT_CLASS (klass)->outputs = ((const KdLossDesc *) desc)->outputs;
   kd_element_class_install (klass, desc, "loss", "Filter/Loss", loss_base_table (desc), sizeof (KdRunOptions));
 }
 

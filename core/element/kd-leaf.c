@@ -59,6 +59,8 @@ extend_with_outputs (const KdLeaf *leaf, const KdSizes *sizes, const KdLayout *i
     const KdLayoutField *same = kd_layout_find (in, field->name);
     KdDtype fallback = first ? first->dtype : KD_FLOAT32;
     gboolean open = field->n_axes && (field->axes[0].kind == KD_AXIS_LEADING || field->axes[field->n_axes - 1].kind == KD_AXIS_TRAILING);
+    if (field->absent)
+      continue;
     if (same && open)
       kd_layout_set (layout, field->name, kd_dtypes_are_one (field->dtype) ? field->dtype : fallback, same->rank, same->dims);
     else
