@@ -217,7 +217,8 @@ typedef struct {
   gint nan_policy; /* KdNanPolicy */
   guint64 seed;
   gint64 views;
-  gint mode; /* KdSelectMode */
+  gint mode;       /* KdSelectMode */
+  gchar *schedule; /* elements only: parameters that change during the run */
 } KdRunOptions;
 
 /* clang-format off */

@@ -1,6 +1,7 @@
 /* The doors: a leaf's pure function on a batch, the same from elements, tests and tools. */
 #include "kd-bind.h"
 #include "kd-element.h"
+#include "kd-schedule.h"
 
 #include <math.h>
 #include <string.h>
@@ -31,6 +32,7 @@ const KdParam kd_loss_base_params[] = {
   KD_PARAM_DOUBLE (KdRunOptions, num_items, 1e-9, 1e18, 1, "Divisor of reduction=num-items"),
   KD_PARAM_INT (KdRunOptions, ignore_index, G_MININT64, G_MAXINT64, -100, "Label of rows that do not count"),
   KD_PARAM_ENUM (KdRunOptions, nan_policy, nan_policies, KD_NAN_ERROR, "What to do with values that are not finite"),
+  KD_PARAM_STRING (KdRunOptions, schedule, NULL, KD_SCHEDULE_HELP),
   KD_PARAM_END
 };
 const KdParam kd_augment_base_params[] = {

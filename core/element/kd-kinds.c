@@ -48,10 +48,42 @@ loss_extend (KdLeafElement *self, const KdLeaf *leaf, const KdSizes *sizes, KdLa
 }
 
 static gboolean
+loss_prepare (KdLeafElement *self, KdLeaf *leaf, GError **error)
+{
+  KdElementClass *klass = KD_ELEMENT_GET_CLASS (self);
+  const KdRunOptions *options = kd_element_base_params (KD_ELEMENT (self));
+
+  g_clear_pointer (&leaf->schedule, kd_schedule_free);
+  if (!options->schedule || !*options->schedule)
+    return TRUE;
+  leaf->schedule = kd_schedule_new (options->schedule, klass->desc->params, klass->base, GST_OBJECT_NAME (self), error);
+  return leaf->schedule != NULL;
+}
+
+/* The parameters of this batch are copies: what a schedule writes is not what the properties say. Strings stay the snapshot's. */
+static gboolean
+loss_run_scheduled (KdLeafElement *self, const KdLeaf *leaf, KdBatch *batch, gboolean measure, GError **error)
+{
+  KdElement *element = KD_ELEMENT (self);
+  const KdLossDesc *desc = DESC (self, KdLossDesc);
+  g_autofree gpointer params = g_memdup2 (kd_element_params (element), MAX (desc->params_size, 1));
+  KdRunOptions options = *(const KdRunOptions *) kd_element_base_params (element);
+
+  if (!kd_schedule_apply (leaf->schedule, batch, params, &options, error) ||
+      !kd_loss_run_bound (desc, leaf->binding, params, &options, leaf->state, batch, measure, error))
+    return FALSE;
+  if (kd_element_has_trainer (element))
+    kd_schedule_report (leaf->schedule, GST_OBJECT_NAME (self), batch);
+  return TRUE;
+}
+
+static gboolean
 loss_run (KdLeafElement *self, const KdLeaf *leaf, KdBatch *batch, GError **error)
 {
   gboolean measure = batch->index % MEASURE_EVERY == 0 && !(batch->flags & KD_BATCH_VALIDATION) && kd_element_has_trainer (KD_ELEMENT (self));
 
+  if (leaf->schedule)
+    return loss_run_scheduled (self, leaf, batch, measure, error);
   return kd_loss_run_bound (DESC (self, KdLossDesc), leaf->binding, kd_element_params (KD_ELEMENT (self)), kd_element_base_params (KD_ELEMENT (self)),
       leaf->state, batch, measure, error);
 }
@@ -176,6 +208,7 @@ static void
 kd_loss_class_init (KdLossClass *klass)
 {
   klass->parent.extend = loss_extend;
+  klass->parent.prepare = loss_prepare;
   klass->parent.run = loss_run;
 }
 

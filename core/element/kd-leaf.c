@@ -84,6 +84,8 @@ leaf_negotiate (KdElement *element, const KdLayout *in, GError **error)
     return NULL;
   if (!leaf->state)
     leaf->state = kd_desc_state_new (desc, kd_element_params (element));
+  if (klass->prepare && !klass->prepare (self, leaf, error))
+    return NULL;
   extend_with_outputs (leaf, &sizes, in, out);
   if (klass->extend)
     klass->extend (self, leaf, &sizes, out);
@@ -109,6 +111,7 @@ leaf_stop (KdElement *element)
 
   kd_desc_state_free (KD_ELEMENT_GET_CLASS (element)->desc, g_steal_pointer (&leaf->state));
   g_clear_pointer (&leaf->binding, kd_binding_free);
+  g_clear_pointer (&leaf->schedule, kd_schedule_free);
 }
 
 static gboolean

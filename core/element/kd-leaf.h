@@ -2,6 +2,7 @@
 #pragma once
 #include "kd-bind.h"
 #include "kd-element.h"
+#include "kd-schedule.h"
 
 G_BEGIN_DECLS
 
@@ -9,6 +10,7 @@ G_BEGIN_DECLS
 typedef struct {
   KdBinding *binding;
   gpointer state;
+  KdSchedule *schedule; /* losses: parameters that change during the run, or NULL */
 } KdLeaf;
 
 #define KD_TYPE_LEAF_ELEMENT (kd_leaf_element_get_type ())
@@ -18,12 +20,14 @@ G_DECLARE_DERIVABLE_TYPE (KdLeafElement, kd_leaf_element, KD, LEAF_ELEMENT, KdEl
  * KdLeafElementClass:
  * @outputs: table of what the descriptor adds, or NULL
  * @extend: the layout downstream, from the sizes of this one; default: the outputs
+ * @prepare: when the parameters are known, before the first batch; may be NULL
  * @run: one batch
  */
 struct _KdLeafElementClass {
   KdElementClass parent;
   const KdFieldSpec *outputs;
   void (*extend) (KdLeafElement *self, const KdLeaf *leaf, const KdSizes *sizes, KdLayout *layout);
+  gboolean (*prepare) (KdLeafElement *self, KdLeaf *leaf, GError **error);
   gboolean (*run) (KdLeafElement *self, const KdLeaf *leaf, KdBatch *batch, GError **error);
 };
 
