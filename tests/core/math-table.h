@@ -55,7 +55,7 @@ table_init (Table *t, gint64 n, gint64 size, gdouble width)
   }
 }
 
-static gdouble
+static inline gdouble
 lse (const gfloat *x, gint64 n, gdouble temperature)
 {
   gdouble max = -INFINITY, z = 0;
@@ -67,7 +67,7 @@ lse (const gfloat *x, gint64 n, gdouble temperature)
   return max / temperature + log (z);
 }
 
-static void
+static inline void
 assert_rows (const Table *t, gint64 r, gdouble value, const gdouble *grad, gdouble tolerance, const gchar *what)
 {
   gdouble scale = 0;

@@ -3,7 +3,7 @@
 #include "kd-leaf.h"
 
 /* What cannot be guessed from a table: properties that have no default. */
-static const gchar *const extra_properties[][2] = { { "kdmixup", "classes=4" } };
+static const gchar *const extra_properties[][2] = { { "kdmixup", "classes=4" }, { "kdlogittopk", "k=2" } };
 
 typedef struct {
   KdRandom random;
