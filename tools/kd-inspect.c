@@ -70,8 +70,12 @@ kd_print_added (const KdDesc *desc, const gchar *kind)
     for (guint i = 0; loss->terms && loss->terms[i]; i++)
       g_print ("  loss.%-21s %-12s float64; a term of it\n", loss->terms[i], "scalar");
     for (const KdFieldSpec *f = desc->fields; f && f->name; f++)
-      if (f->flags & KD_FIELD_GRAD)
-        g_print ("  grad.%-21s [%s]%*s float32\n", f->name, f->shape, (int) MAX (0, 10 - (int) strlen (f->shape)), "");
+      if (f->flags & KD_FIELD_GRAD) {
+        g_autofree gchar *of = f->grad_of ? g_strdup_printf ("; of loss.%s", f->grad_of) : g_strdup ("");
+        g_autofree gchar *when = f->when ? g_strdup_printf ("; with %s=true", f->when) : g_strdup ("");
+        g_print ("  grad.%-21s [%s]%*s float32%s%s\n", f->name, f->shape, (int) MAX (0, 10 - (int) strlen (f->shape)), "", of,
+            g_strdelimit (when, "_", '-'));
+      }
   } else if (g_strcmp0 (kind, "selector") == 0)
     g_print ("\nFields it adds\n  %-26s %-12s float32; multiplied when it is there already\n", "sample.weight", "[N]");
   else if (g_strcmp0 (kind, "augment") == 0)

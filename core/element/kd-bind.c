@@ -92,6 +92,9 @@ kd_binding_new (const KdDesc *desc, const KdFieldSpec *outputs, gconstpointer pa
   if (!bind_table (desc, desc->fields, params, owner, binding->in, &binding->n_in, error) ||
       !bind_table (desc, outputs, params, owner, binding->out, &binding->n_out, error))
     return NULL;
+  for (guint i = 0; i < binding->n_in; i++)
+    if (binding->in[i].absent) /* an input is read all the same; nobody asked for its gradient */
+      binding->in[i].flags &= ~(KdFieldFlags) KD_FIELD_GRAD;
   return g_steal_pointer (&binding);
 }
 

@@ -20,7 +20,7 @@ typedef struct {
   const gchar *shape;
   guint dtype;
   KdFieldFlags flags;
-  gboolean absent; /* an output that nobody asked for */
+  gboolean absent; /* an output, or the gradient of an input, that nobody asked for */
   guint n_axes;
   KdAxis axes[KD_MAX_RANK];
 } KdBoundField;

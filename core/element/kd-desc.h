@@ -25,7 +25,8 @@ typedef enum {
  * @shape: letters and sizes, space separated: "N" the samples, "*" any leading axes (N and more; the rows of the call), "..."
  *   any trailing axes, another letter binds a size for all fields of the call, a number is that size,
  *   "{prop}" an integer parameter's value. "" is a scalar.
- * @when: of an output: the boolean parameter that asks for it; NULL: always there
+ * @when: of an output: the boolean parameter that asks for it; of an input with KD_FIELD_GRAD: that asks for the gradient; NULL: always there
+ * @grad_of: of an input with KD_FIELD_GRAD: the term that its gradient belongs to ("teacher": loss.teacher), NULL: the loss
  */
 typedef struct {
   const gchar *name;
@@ -33,6 +34,7 @@ typedef struct {
   const gchar *shape;
   KdFieldFlags flags;
   const gchar *when;
+  const gchar *grad_of;
 } KdFieldSpec;
 
 /* clang-format off */

@@ -43,7 +43,16 @@ empty_to_null (const gchar *text)
 static const gchar *
 role_name (const KdModelDesc *desc)
 {
-  return desc->role == KD_ROLE_TEACHER ? "teacher" : "student";
+  return desc->role == KD_ROLE_TEACHER || desc->role == KD_ROLE_PEER ? "teacher" : "student";
+}
+
+/* A peer that may not change is a teacher: a gradient sent to it must be missed, not swallowed. */
+static gboolean
+takes_gradients (KdModelElement *self)
+{
+  KdModelRole role = DESC (self)->role;
+
+  return role != KD_ROLE_TEACHER && (role != KD_ROLE_PEER || OPTIONS (self)->trainable);
 }
 
 static void
@@ -195,7 +204,7 @@ model_process (KdElement *element, GstBuffer **buffer, KdBatch *batch, GError **
   KdModelElement *self = KD_MODEL_ELEMENT (element);
   KdModelState *priv = PRIVATE (self);
   KdTensor *input = kd_batch_read (batch, priv->input);
-  gboolean train = DESC (self)->role != KD_ROLE_TEACHER && !(batch->flags & KD_BATCH_VALIDATION) && kd_element_has_trainer (element);
+  gboolean train = takes_gradients (self) && !(batch->flags & KD_BATCH_VALIDATION) && kd_element_has_trainer (element);
   KdVar *vars[KD_MODEL_MAX_OUTPUTS] = { NULL }, *input_var = NULL, *logits = NULL;
   g_autoptr (KdForward) forward = NULL;
   KdRandom random;

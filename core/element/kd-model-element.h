@@ -15,9 +15,11 @@ struct _KdModelElementClass {
   gpointer padding[8];
 };
 
+/** KdModelRole: which names its outputs have and whether it learns. A peer learns as a student does, under the names of a teacher. */
 typedef enum { KD_ROLE_TEACHER,
   KD_ROLE_STUDENT,
-  KD_ROLE_MODULE } KdModelRole;
+  KD_ROLE_MODULE,
+  KD_ROLE_PEER } KdModelRole;
 
 /** KdModelDesc: a leaf's choice: the role and the names of what comes out. Architecture, weights, features, seed and the rest are
  * properties of the base. @arch_of: for modules: (transfer full) the specification of an architecture from the leaf's own parameters. */

@@ -2,7 +2,7 @@
 #include "kd-kernel.h"
 
 typedef struct {
-  double lse, max_probability;
+  double lse, max_probability, entropy;
   int64_t argmax;
 } Summary;
 
@@ -16,6 +16,24 @@ block_exp_sum (const float *x, int64_t n, float max, float inv_t)
   for (int64_t i = 0; i < n; i++)
     z += kd_expf ((x[i] - max) * inv_t);
   return z;
+}
+
+/* What a block adds to the entropy: @z the sum of e = exp ((x - max) / T) without the row's largest entry, @w the sum of e (max - x) / T. Both
+ * have positive terms only, and the 1 of the largest entry does not swallow them. */
+KD_BODY void
+block_entropy (const float *x, int64_t n, int64_t top, float max, float inv_t, double *z, double *w)
+{
+  float block_z = 0.0f, block_w = 0.0f;
+
+#pragma omp simd reduction(+ \
+                           : block_z, block_w)
+  for (int64_t i = 0; i < n; i++) {
+    float d = (max - x[i]) * inv_t, e = i == top ? 0.0f : kd_expf (-d);
+    block_z += e;
+    block_w += e > 0.0f ? e * d : 0.0f;
+  }
+  *z += block_z;
+  *w += block_w;
 }
 
 KD_BODY int64_t
@@ -62,6 +80,14 @@ row_kind (const KdSoftmax *call, int64_t row, Summary *ret, KdReal type)
     for (int64_t i = 0; i < n; i++)
       out[at + i] = scale * kd_expf ((block[i] - max) * inv_t);
   }
+  if (call->entropy) {
+    double rest = 0.0, w = 0.0;
+    for (int64_t at = 0; at < call->size; at += KD_BLOCK) {
+      int64_t n = call->size - at < KD_BLOCK ? call->size - at : KD_BLOCK;
+      block_entropy (kd_load_block (x, type, at, n, buffer), n, ret->argmax - at, max, inv_t, &rest, &w);
+    }
+    ret->entropy = log1p (rest) + w / (1.0 + rest);
+  }
 }
 
 KD_BODY void
@@ -79,9 +105,9 @@ static void
 row_exact (const KdSoftmax *call, int64_t row, Summary *ret)
 {
   const void *x = kd_row_of (call->logits, call->type, row, call->size);
-  double max = -INFINITY, z = 0.0;
+  double max = -INFINITY, z = 0.0, rest = 0.0, w = 0.0;
 
-  *ret = (Summary) { NAN, NAN, 0 };
+  *ret = (Summary) { NAN, NAN, NAN, 0 };
   for (int64_t i = 0; i < call->size; i++) {
     double value = kd_load_value (x, call->type, i);
     if (isnan (value) || value == INFINITY)
@@ -93,10 +119,15 @@ row_exact (const KdSoftmax *call, int64_t row, Summary *ret)
   }
   if (isinf (max))
     return;
-  for (int64_t i = 0; i < call->size; i++)
-    z += exp ((kd_load_value (x, call->type, i) - max) / call->temperature);
+  for (int64_t i = 0; i < call->size; i++) {
+    double d = (max - kd_load_value (x, call->type, i)) / call->temperature, e = exp (-d);
+    z += e;
+    rest += i == ret->argmax ? 0.0 : e;
+    w += e > 0.0 ? e * d : 0.0;
+  }
   ret->lse = max / call->temperature + log (z);
   ret->max_probability = 1.0 / z;
+  ret->entropy = log1p (rest) + w / z;
   for (int64_t i = 0; call->probability && i < call->size; i++)
     call->probability[row * call->size + i] = (float) (exp ((kd_load_value (x, call->type, i) - max) / call->temperature) / z);
 }
@@ -108,7 +139,7 @@ kd_softmax_rows (const KdSoftmax *call)
 
 #pragma omp parallel for schedule(static) if (call->n > 1 && call->n * call->size >= KD_PARALLEL_ELEMENTS)
   for (int64_t row = 0; row < call->n; row++) {
-    Summary summary = { NAN, NAN, 0 };
+    Summary summary = { NAN, NAN, NAN, 0 };
     if (call->coef && call->coef[row] == 0.0)
       continue;
     row_fast[level](call, row, &summary);
@@ -120,5 +151,7 @@ kd_softmax_rows (const KdSoftmax *call)
       call->max[row] = summary.max_probability;
     if (call->argmax)
       call->argmax[row] = summary.argmax;
+    if (call->entropy)
+      call->entropy[row] = summary.entropy;
   }
 }

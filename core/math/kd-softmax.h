@@ -1,4 +1,4 @@
-/* Softmax, its normaliser and its largest entry, row by row. */
+/* Softmax, its normaliser, its largest entry and its entropy, row by row. */
 #pragma once
 #include "kd-reduce.h"
 
@@ -10,6 +10,7 @@
  * @lse: [n] log-sum-exp of logits / temperature, or NULL; NaN for a row with NaN, +infinity or nothing finite
  * @argmax: [n] id of the largest logit, the lowest such id, or NULL
  * @max: [n] the largest probability, or NULL
+ * @entropy: [n] of the probabilities, in nats, or NULL; exact relative to itself, so that two sure rows can be compared
  */
 typedef struct {
   int64_t n, size;
@@ -18,7 +19,7 @@ typedef struct {
   const double *coef;
   double temperature;
   float *probability;
-  double *lse, *max;
+  double *lse, *max, *entropy;
   int64_t *argmax;
   int level;
 } KdSoftmax;

@@ -98,8 +98,8 @@ check_taken (KdTrain *self, const KdBackward *backward, GError **error)
   for (guint i = 0; i < kd_batch_n_fields (backward->batch); i++) {
     const gchar *name = kd_batch_nth (backward->batch, i)->name;
     if (g_str_has_prefix (name, "grad.")) {
-      g_set_error (error, KD_ERROR, KD_ERROR_FIELD, "Gradient nobody takes: element=%s, field=%s; no model before it makes %s", GST_OBJECT_NAME (self), name,
-          name + strlen ("grad."));
+      g_set_error (error, KD_ERROR, KD_ERROR_FIELD, "Gradient nobody takes: element=%s, field=%s; no model that learns makes %s%s", GST_OBJECT_NAME (self), name,
+          name + strlen ("grad."), g_str_has_prefix (name, "grad.teacher.") ? ": put kdpeer before the loss, or tell the loss that the teacher does not learn" : "");
       return FALSE;
     }
   }

@@ -47,19 +47,22 @@ GST_START_TEST (test_softmax)
   for (guint i = 0; i < G_N_ELEMENTS (sizes); i++)
     for (gint level = 1; level <= kd_cpu_level (); level++) {
       g_auto (Table) t = { 0 };
-      gdouble got[3] = { 0 }, max[3];
+      gdouble got[3] = { 0 }, max[3], entropy[3] = { 0 };
       gint64 best[3];
       table_init (&t, 3, sizes[i], 5);
-      kd_softmax_rows (&(KdSoftmax) { .n = 3, .size = t.size, .logits = t.s, .type = KD_REAL_F32, .coef = t.coef, .temperature = 2, .probability = t.grad, .lse = got, .max = max, .argmax = best, .level = level });
+      kd_softmax_rows (&(KdSoftmax) { .n = 3, .size = t.size, .logits = t.s, .type = KD_REAL_F32, .coef = t.coef, .temperature = 2, .probability = t.grad, .lse = got, .max = max, .argmax = best, .entropy = entropy, .level = level });
+      ck_assert (entropy[1] == 0);
       for (gint64 r = 0; r < 3; r += 2) {
         const gfloat *s = t.s + r * t.size;
-        gdouble want = lse (s, t.size, 2);
+        gdouble want = lse (s, t.size, 2), sum = 0;
         kd_assert_close (got[r], want, 1e-6);
         kd_assert_close (max[r], exp (s[best[r]] / 2 - want), 1e-6);
         for (gint64 j = 0; j < t.size; j++) {
           ck_assert (s[j] <= s[best[r]]);
           kd_assert_close (t.grad[r * t.size + j], exp (s[j] / 2 - want), 1e-6);
+          sum += exp (s[j] / 2 - want) * (want - s[j] / 2);
         }
+        kd_assert_close (entropy[r], sum, 1e-6);
       }
     }
 }
@@ -67,11 +70,15 @@ GST_END_TEST
 
 GST_START_TEST (test_softmax_extremes)
 {
-  const gfloat rows[3][3] = { { -INFINITY, 2, 2 }, { -INFINITY, -INFINITY, -INFINITY }, { 0, NAN, 0 } };
-  gdouble got[3], max[3];
+  const gfloat rows[3][3] = { { -INFINITY, 2, 2 }, { -INFINITY, -INFINITY, -INFINITY }, { 0, NAN, 0 } }, sure[3] = { 40, 0, 0 };
+  gdouble got[3], max[3], entropy[3];
   gint64 best[3];
 
-  kd_softmax_rows (&(KdSoftmax) { .n = 3, .size = 3, .logits = rows, .type = KD_REAL_F32, .temperature = 1, .lse = got, .max = max, .argmax = best });
+  kd_softmax_rows (&(KdSoftmax) { .n = 3, .size = 3, .logits = rows, .type = KD_REAL_F32, .temperature = 1, .lse = got, .max = max, .argmax = best, .entropy = entropy });
+  kd_assert_close (entropy[0], log (2), 1e-12);
+  ck_assert (isnan (entropy[1]) && isnan (entropy[2]));
+  kd_softmax_rows (&(KdSoftmax) { .n = 1, .size = 3, .logits = sure, .type = KD_REAL_F32, .temperature = 1, .entropy = entropy });
+  kd_assert_close (entropy[0] / (82 * exp (-40)), 1, 1e-6); /* though its softmax is 1 to the last digit */
   kd_assert_close (got[0], 2 + log (2), 1e-12);
   kd_assert_close (max[0], 0.5, 1e-12);
   ck_assert_int_eq (best[0], 1); /* the lowest of equals */

@@ -17,10 +17,21 @@ has_constant_factor (const gchar *element)
   return FALSE;
 }
 
+/* What the gradient of @field is the derivative of: the loss, or the term that the field's row names. */
+static gchar *
+value_name (const Leaf *leaf, const gchar *field)
+{
+  for (const KdFieldSpec *spec = leaf->desc->fields; spec->name; spec++)
+    if (spec->grad_of && g_str_equal (spec->name, field))
+      return g_strconcat ("loss.", spec->grad_of, NULL);
+  return g_strdup ("loss");
+}
+
 /* The loss on a copy of @leaf's batch with one number of @field moved. */
 static gdouble
 loss_at (const Leaf *leaf, const gchar *element, const gchar *field, gsize i, gdouble step)
 {
+  g_autofree gchar *value = value_name (leaf, field);
   g_auto (Leaf) copy = { 0 };
   gfloat *data;
 
@@ -30,7 +41,7 @@ loss_at (const Leaf *leaf, const gchar *element, const gchar *field, gsize i, gd
   data = kd_batch_peek (copy.batch, field)->data;
   data[i] = (gfloat) (data[i] + step);
   leaf_run_ok (&copy);
-  return leaf_get (&copy, "loss", 0);
+  return leaf_get (&copy, value, 0);
 }
 
 /* Fourth-order central difference: float32 inputs moved by @h. */
@@ -75,6 +86,12 @@ check_field (const Leaf *leaf, const gchar *element, const gchar *field, const K
   }
 }
 
+static gboolean
+gradient_is_asked_for (const Leaf *leaf, const KdFieldSpec *spec)
+{
+  return !spec->when || G_STRUCT_MEMBER (gboolean, leaf->params, kd_param_find (leaf->desc->params, spec->when)->offset);
+}
+
 static guint
 check_loss (const gchar *element, guint64 seed)
 {
@@ -87,10 +104,12 @@ check_loss (const gchar *element, guint64 seed)
   copy_batch (&leaf, &ran);
   leaf_run_ok (&ran);
   for (const KdFieldSpec *spec = leaf.desc->fields; spec->name; spec++) {
-    g_autofree gchar *name = substituted (&leaf, spec->name), *grad = g_strconcat ("grad.", name, NULL);
+    g_autofree gchar *name = substituted (&leaf, spec->name), *grad = g_strconcat ("grad.", name, NULL), *value = value_name (&leaf, name);
     if (!(spec->flags & KD_FIELD_GRAD) || !kd_batch_peek (leaf.batch, name))
       continue;
-    check_field (&leaf, element, name, kd_batch_peek (ran.batch, grad), leaf_get (&ran, "loss", 0), seed);
+    ck_assert_msg (!kd_batch_peek (ran.batch, grad) == !gradient_is_asked_for (&leaf, spec), "%s %s: %s", element, variant ? variant : "", grad);
+    if (kd_batch_peek (ran.batch, grad))
+      check_field (&leaf, element, name, kd_batch_peek (ran.batch, grad), leaf_get (&ran, value, 0), seed);
     n_checked++;
   }
   return n_checked;
