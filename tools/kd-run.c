@@ -42,6 +42,27 @@ kd_list_shipped (void)
   return KD_EXIT_DONE;
 }
 
+/* A name that stands for nothing is found before the first step has taken its hour. */
+static gboolean
+kd_check_names (const KdRecipe *recipe, GError **error)
+{
+  for (guint i = 0; i < recipe->steps->len; i++) {
+    const KdRecipeStep *step = recipe->steps->pdata[i];
+    const gchar *keys[] = { "pipeline", "evaluate", "tool" }, *texts[] = { step->pipeline, step->evaluate, step->tool };
+
+    for (guint k = 0; k < 3; k++) {
+      g_autoptr (GError) local = NULL;
+      g_autofree gchar *text = texts[k] ? kd_recipe_expand (recipe, step, keys[k], texts[k], 1, "OUTPUT", &local) : NULL;
+
+      if (local && !g_error_matches (local, KD_ERROR, KD_ERROR_IO)) {
+        g_propagate_error (error, g_steal_pointer (&local));
+        return FALSE;
+      }
+    }
+  }
+  return TRUE;
+}
+
 static int
 kd_list_steps (const KdRecipe *recipe)
 {
@@ -56,9 +77,7 @@ kd_list_steps (const KdRecipe *recipe)
       g_autoptr (GError) error = NULL;
       g_autofree gchar *text = texts[k] ? kd_recipe_expand (recipe, step, keys[k], texts[k], 1, "OUTPUT", &error) : NULL;
 
-      if (error && !g_error_matches (error, KD_ERROR, KD_ERROR_IO)) /* data that is not here yet: show the words as they are */
-        return kd_tool_fail ("%s", error->message);
-      if (error)
+      if (error) /* data that is not here yet: show the words as they are */
         text = g_strdup (texts[k]);
       if (text)
         g_print ("  %s: %s\n", keys[k], text);
@@ -194,7 +213,7 @@ kd_tool_run (int argc, char **argv)
     return kd_tool_usage ("--seeds takes a number from 1 to 10000, --first-seed one from 1 on");
   path = kd_recipe_find (argv[1], &error);
   recipe = path ? kd_recipe_read (path, kd_options.sets, &error) : NULL;
-  if (!recipe)
+  if (!recipe || !kd_check_names (recipe, &error))
     return kd_tool_fail ("%s", error->message);
   return kd_options.list ? kd_list_steps (recipe) : kd_run_and_compare (recipe);
 }

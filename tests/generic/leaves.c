@@ -167,4 +167,27 @@ GST_START_TEST (test_nan)
 }
 GST_END_TEST
 
-KD_TESTS (leaves, test_permutation, test_same_bits_twice, test_wrong_fields, test_nan)
+/* What a loss learns about the run, it learns from training batches alone: the state that a checkpoint keeps stays as it is on others. */
+static void
+check_validation (const gchar *element, guint64 seed)
+{
+  g_auto (Leaf) leaf = { 0 };
+
+  generate_accepted (&leaf, element, seed);
+  if (!g_str_equal (leaf.kind, "loss") || !leaf.state)
+    return;
+  leaf.batch->flags |= KD_BATCH_VALIDATION;
+  g_autofree gchar *before = g_memdup2 (leaf.state, leaf.desc->state_size);
+  leaf_run_ok (&leaf);
+  for (const KdStateField *field = leaf.desc->state_fields; field && field->name; field++)
+    ck_assert_msg (memcmp (before + field->offset, (gchar *) leaf.state + field->offset, field->n * kd_dtype_size (field->dtype)) == 0,
+        "%s: a validation batch changes %s", element, field->name);
+}
+
+GST_START_TEST (test_validation_keeps_state)
+{
+  for_all (check_validation);
+}
+GST_END_TEST
+
+KD_TESTS (leaves, test_permutation, test_same_bits_twice, test_wrong_fields, test_nan, test_validation_keeps_state)

@@ -49,6 +49,19 @@ START_TEST (test_usage)
 }
 END_TEST
 
+/* What cannot run is said before the first step has run. */
+START_TEST (test_recipe_is_checked_first)
+{
+  g_autofree gchar *recipe = g_build_filename (kd_folder, "bad.kd", NULL), *runs = g_build_filename (kd_folder, "kd-runs", NULL);
+
+  ck_assert (g_file_set_contents (recipe, "[recipe]\ntitle=t\n[step.first]\npipeline=fakesrc num-buffers=1 ! fakesink\n"
+                                          "[step.second]\npipeline=fakesrc num-buffers=1 ! fakesink name=${step.first}\n",
+      -1, NULL));
+  kd_expect (1, "kd run ./bad.kd", "add first to the step's needs");
+  ck_assert (!g_file_test (runs, G_FILE_TEST_EXISTS));
+}
+END_TEST
+
 START_TEST (test_inspect)
 {
   kd_expect (0, "kd inspect", "kddivergence");
@@ -99,6 +112,7 @@ main (int argc, char **argv)
   tcase_add_test (tcase, test_dispatcher);
   tcase_add_test (tcase, test_help);
   tcase_add_test (tcase, test_usage);
+  tcase_add_test (tcase, test_recipe_is_checked_first);
   tcase_add_test (tcase, test_inspect);
   tcase_add_test (tcase, test_parse_errors);
   tcase_add_test (tcase, test_plugin_refuses_to_overwrite);
