@@ -271,7 +271,7 @@ kd_binding_read (const KdBinding *binding, KdBatch *batch, KdTensor **ret_in, Kd
     if (!check_dtype (binding, field, tensor->dtype, error) ||
         !match_axes (binding, field, tensor->rank, tensor->dims, ret_sizes, error))
       return FALSE;
-    if (field->n_axes && tensor->rank && tensor->dims[0] != batch->n_samples)
+    if (field->n_axes && tensor->rank && tensor->dims[0] != batch->n_samples && !(field->flags & KD_FIELD_TABLE))
       return refuse_shape (binding, field, tensor->rank, tensor->dims, "the first axis is not the number of samples", error);
   }
   return TRUE;

@@ -30,6 +30,7 @@ typedef struct {
   const KdDesc *desc;
   gchar *owner;
   guint n_in, n_out;
+  const gchar *teacher; /* interned fingerprint, from the stream's identity, or NULL */
   KdBoundField in[KD_MAX_FIELDS], out[KD_MAX_FIELDS];
 } KdBinding;
 
@@ -68,7 +69,7 @@ KdTensor *kd_rows_new (const KdBinding *binding, const KdRunOptions *options, Kd
 gboolean kd_rows_find_bad (const KdBinding *binding, KdBatch *batch, KdTensor *const *in, const KdRows *rows, GError **error);
 
 /** kd_call_init: what every call carries: parameters, the batch's place in the run, ids and views, sizes. */
-void kd_call_init (KdCall *call, const KdDesc *desc, gconstpointer params, const KdRunOptions *options, gpointer state, const KdBatch *batch,
+void kd_call_init (KdCall *call, const KdBinding *binding, gconstpointer params, const KdRunOptions *options, gpointer state, const KdBatch *batch,
     KdTensor *const *in, const KdSizes *sizes);
 
 /* The doors with a binding made before; what the elements call. */

@@ -16,6 +16,7 @@ typedef enum {
   KD_FIELD_PEEK = 1 << 4,     /* reading it does not count as a use (diagnostics) */
   KD_FIELD_UNIT = 1 << 5,     /* bytes (KD_UINT8 in the dtypes) arrive as float32, value / 255; for fields that the leaf replaces */
   KD_FIELD_FRESH = 1 << 6,    /* the loss can write this input's gradient instead of adding to it: see KdLossResult.fresh */
+  KD_FIELD_TABLE = 1 << 7,    /* has no samples' axis: one table for the whole batch ("C D") */
 } KdFieldFlags;
 
 /**
@@ -72,6 +73,7 @@ typedef struct {
   KdBatchFlags flags;
   const gint64 *sample_id;   /* [N] or NULL */
   const gint64 *sample_view; /* [N] or NULL */
+  const gchar *teacher;      /* fingerprint of the stream's teacher, or NULL where nobody has said it */
   gint64 size[26];           /* sizes bound to letters: size['C' - 'A'] */
   guint32 purpose;           /* of the element's random stream */
 } KdCall;
@@ -105,7 +107,7 @@ typedef struct {
 /* Members that every descriptor begins with.
  * name: the element ("kdkl"); title, description: for gst-inspect; source: paper and equation, or origin
  * provides: patterns of fields that it adds beside its outputs ("student.*"), for messages and kd inspect
- * state_init may be NULL (zeroed then); state_fields ends with a NULL name. */
+ * state_init may be NULL (zeroed then); state_open reads the files that the state comes from; state_fields ends with a NULL name. */
 #define KD_DESC_HEAD                                                                                                   \
   const gchar *name;                                                                                                   \
   const gchar *title;                                                                                                  \
@@ -119,6 +121,7 @@ typedef struct {
   gboolean (*check) (gconstpointer params, GError **error); /* parameters that do not go together */                  \
   gsize state_size;                                                                                                    \
   void (*state_init) (gconstpointer params, gpointer state);                                                           \
+  gboolean (*state_open) (gconstpointer params, gpointer state, GError **error);                                       \
   void (*state_clear) (gpointer state);                                                                                \
   const KdStateField *state_fields;
 /* clang-format on */
@@ -169,6 +172,10 @@ typedef struct {
   gboolean (*evaluate) (const KdCall *call, KdOutputs *ret, GError **error);
   /* at the end of an epoch and of the stream, for diagnostics: (transfer full) a structure that is posted as an element message */
   GstStructure *(*finish) (const KdCall *call);
+  /* at the end of the stream, for what is gathered over all of it: fills ret->out by index of @results, (transfer full), of shapes that are the
+   * leaf's to say; NULL: not there. The element writes them as datasets into the file that the leaf's parameter `location` names. */
+  const KdFieldSpec *results;
+  gboolean (*conclude) (const KdCall *call, KdOutputs *ret, GError **error);
 } KdTransformDesc;
 
 /** KdAugmentDesc: like a transform, drawing from kd_call_random only; the base gives `seed` and `views`, and writes
@@ -234,6 +241,8 @@ KD_API gboolean kd_loss_desc_run (const KdLossDesc *desc, gconstpointer params, 
     gpointer state, KdBatch *batch, GError **error);
 KD_API gboolean kd_transform_desc_run (const KdTransformDesc *desc, gconstpointer params, const KdRunOptions *options,
     gpointer state, KdBatch *batch, GError **error);
+/** kd_transform_desc_conclude: the end of the stream: what `conclude` gives goes into @batch. TRUE when there is none. */
+KD_API gboolean kd_transform_desc_conclude (const KdTransformDesc *desc, gconstpointer params, gpointer state, KdBatch *batch, GError **error);
 KD_API gboolean kd_augment_desc_run (const KdAugmentDesc *desc, gconstpointer params, const KdRunOptions *options,
     gpointer state, KdBatch *batch, GError **error);
 KD_API gboolean kd_selector_desc_run (const KdSelectorDesc *desc, gconstpointer params, const KdRunOptions *options,

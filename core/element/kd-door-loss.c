@@ -176,7 +176,7 @@ kd_loss_run_bound (const KdLossDesc *desc, const KdBinding *binding, gconstpoint
     owned = g_ptr_array_new_with_free_func ((GDestroyNotify) kd_tensor_unref);
     zero_bad (binding, in, owned);
   }
-  kd_call_init (&call, (const KdDesc *) desc, params, options, state, batch, in, &sizes);
+  kd_call_init (&call, binding, params, options, state, batch, in, &sizes);
   call.rows = &rows;
   gradients_begin (binding, batch, in, measure, &gradients, &result);
   kd_outputs_make (binding, &sizes, in, TRUE, result.out);

@@ -75,7 +75,7 @@ int64_column (const KdBatch *batch, const gchar *name)
 }
 
 void
-kd_call_init (KdCall *call, const KdDesc *desc, gconstpointer params, const KdRunOptions *options, gpointer state, const KdBatch *batch,
+kd_call_init (KdCall *call, const KdBinding *binding, gconstpointer params, const KdRunOptions *options, gpointer state, const KdBatch *batch,
     KdTensor *const *in, const KdSizes *sizes)
 {
   *call = (KdCall) {
@@ -90,7 +90,8 @@ kd_call_init (KdCall *call, const KdDesc *desc, gconstpointer params, const KdRu
     .flags = batch->flags,
     .sample_id = int64_column (batch, "sample.id"),
     .sample_view = int64_column (batch, "sample.view"),
-    .purpose = kd_random_purpose (desc->name),
+    .teacher = binding->teacher,
+    .purpose = kd_random_purpose (binding->desc->name),
   };
   memcpy (call->size, sizes->letter, sizeof call->size);
 }
@@ -135,7 +136,7 @@ kd_outputs_drop (const KdBinding *binding, KdTensor **out)
 typedef gboolean (*Evaluate) (const KdCall *call, KdOutputs *ret, GError **error);
 
 static gboolean
-run_outputs (const KdDesc *desc, Evaluate evaluate, const KdBinding *binding, gconstpointer params, const KdRunOptions *options, gpointer state,
+run_outputs (Evaluate evaluate, const KdBinding *binding, gconstpointer params, const KdRunOptions *options, gpointer state,
     KdBatch *batch, GError **error)
 {
   KdTensor *in[KD_MAX_FIELDS] = { NULL };
@@ -145,7 +146,7 @@ run_outputs (const KdDesc *desc, Evaluate evaluate, const KdBinding *binding, gc
 
   if (!kd_binding_read (binding, batch, in, &sizes, error))
     return FALSE;
-  kd_call_init (&call, desc, params, options, state, batch, in, &sizes);
+  kd_call_init (&call, binding, params, options, state, batch, in, &sizes);
   kd_outputs_make (binding, &sizes, in, FALSE, outputs.out);
   if (!evaluate (&call, &outputs, error)) {
     kd_outputs_drop (binding, outputs.out);
@@ -159,7 +160,7 @@ gboolean
 kd_transform_run_bound (const KdTransformDesc *desc, const KdBinding *binding, gconstpointer params, const KdRunOptions *options,
     gpointer state, KdBatch *batch, GError **error)
 {
-  if (!run_outputs ((const KdDesc *) desc, desc->evaluate, binding, params, options, state, batch, error))
+  if (!run_outputs (desc->evaluate, binding, params, options, state, batch, error))
     return FALSE;
   for (guint i = 0; desc->drops && desc->drops[i]; i++)
     kd_batch_remove (batch, desc->drops[i]);
@@ -180,7 +181,7 @@ kd_augment_run_bound (const KdAugmentDesc *desc, const KdBinding *binding, gcons
       ((gint64 *) views->data)[n] = view;
     kd_batch_set (batch, "sample.view", views);
   }
-  return run_outputs ((const KdDesc *) desc, desc->evaluate, binding, params, options, state, batch, error);
+  return run_outputs (desc->evaluate, binding, params, options, state, batch, error);
 }
 
 static void
@@ -211,7 +212,7 @@ kd_selector_run_bound (const KdSelectorDesc *desc, const KdBinding *binding, gco
     return FALSE;
   for (gint64 n = 0; n < n_samples; n++)
     weight[n] = 1;
-  kd_call_init (&call, (const KdDesc *) desc, params, options, state, batch, in, &sizes);
+  kd_call_init (&call, binding, params, options, state, batch, in, &sizes);
   if (!desc->evaluate (&call, weight, error))
     return FALSE;
   for (gint64 n = 0; n < n_samples; n++) {

@@ -136,7 +136,7 @@ static gboolean
 transform_finish (KdElement *element, GError **error)
 {
   transform_report (element, 0, TRUE);
-  return TRUE;
+  return kd_leaf_write_results (KD_LEAF_ELEMENT (element), DESC (element, KdTransformDesc), error);
 }
 
 static void

@@ -20,6 +20,19 @@ kd_desc_state_new (const KdDesc *desc, gconstpointer params)
   return state;
 }
 
+gboolean
+kd_desc_state_open (const KdDesc *desc, gconstpointer params, gpointer *ret_state, GError **error)
+{
+  gpointer state = kd_desc_state_new (desc, params);
+
+  if (desc->state_open && !desc->state_open (params, state, error)) {
+    kd_desc_state_free (desc, state);
+    return FALSE;
+  }
+  *ret_state = state;
+  return TRUE;
+}
+
 void
 kd_desc_state_free (const KdDesc *desc, gpointer state)
 {
@@ -82,8 +95,11 @@ leaf_negotiate (KdElement *element, const KdLayout *in, GError **error)
   leaf->binding = kd_binding_new (desc, klass->outputs, kd_element_params (element), GST_OBJECT_NAME (element), error);
   if (!leaf->binding || !kd_binding_check_layout (leaf->binding, in, &sizes, error))
     return NULL;
-  if (!leaf->state)
-    leaf->state = kd_desc_state_new (desc, kd_element_params (element));
+  leaf->binding->teacher = leaf->teacher;
+  if (!leaf->state && !kd_desc_state_open (desc, kd_element_params (element), &leaf->state, error)) {
+    g_prefix_error (error, "element=%s: ", GST_OBJECT_NAME (element));
+    return NULL;
+  }
   if (klass->prepare && !klass->prepare (self, leaf, error))
     return NULL;
   extend_with_outputs (leaf, &sizes, in, out);
@@ -112,6 +128,18 @@ leaf_stop (KdElement *element)
   kd_desc_state_free (KD_ELEMENT_GET_CLASS (element)->desc, g_steal_pointer (&leaf->state));
   g_clear_pointer (&leaf->binding, kd_binding_free);
   g_clear_pointer (&leaf->schedule, kd_schedule_free);
+  leaf->teacher = NULL;
+}
+
+/* Comes after the layout, before the first batch. */
+static void
+leaf_identify (KdElement *element, GstStructure *identity)
+{
+  KdLeaf *leaf = LEAF (element);
+
+  leaf->teacher = g_intern_string (gst_structure_get_string (identity, "teacher"));
+  if (leaf->binding)
+    leaf->binding->teacher = leaf->teacher;
 }
 
 static gboolean
@@ -162,6 +190,7 @@ kd_leaf_element_class_init (KdLeafElementClass *klass)
   element_class->negotiate = leaf_negotiate;
   element_class->process = leaf_process;
   element_class->stop = leaf_stop;
+  element_class->identify = leaf_identify;
   element_class->save = leaf_save;
   element_class->load = leaf_load;
   G_OBJECT_CLASS (klass)->finalize = kd_leaf_element_finalize;

@@ -11,6 +11,7 @@ typedef struct {
   KdBinding *binding;
   gpointer state;
   KdSchedule *schedule; /* losses: parameters that change during the run, or NULL */
+  const gchar *teacher; /* interned fingerprint, as the stream's identity says, or NULL */
 } KdLeaf;
 
 #define KD_TYPE_LEAF_ELEMENT (kd_leaf_element_get_type ())
@@ -34,8 +35,10 @@ struct _KdLeafElementClass {
 /** kd_leaf_element_peek: (transfer none). */
 const KdLeaf *kd_leaf_element_peek (KdLeafElement *self);
 
-/** kd_desc_state_new, kd_desc_state_free: a descriptor's state block. */
+/** kd_desc_state_new, kd_desc_state_open, kd_desc_state_free: a descriptor's state block; open also reads its files: FALSE with @error when
+ * it cannot. A leaf without state has NULL. */
 gpointer kd_desc_state_new (const KdDesc *desc, gconstpointer params);
+gboolean kd_desc_state_open (const KdDesc *desc, gconstpointer params, gpointer *ret_state, GError **error);
 void kd_desc_state_free (const KdDesc *desc, gpointer state);
 
 /** KdPropertyPair: the properties of a base class and of a leaf, side by side. Ids count from 1 for the base's rows and from KD_LEAF_ID for the leaf's;
@@ -49,6 +52,12 @@ void kd_property_pair_init (KdPropertyPair *pair, const KdParam *base, gsize bas
 void kd_property_pair_clear (KdPropertyPair *pair);
 void kd_property_pair_set (KdPropertyPair *pair, guint id, const GValue *value);
 void kd_property_pair_get (KdPropertyPair *pair, guint id, GValue *value);
+
+/** kd_leaf_write_results: the end of the stream of a transform that gathers: what it concludes, into the file that `location` names. */
+gboolean kd_leaf_write_results (KdLeafElement *self, const KdTransformDesc *desc, GError **error);
+
+/** kd_element_is_dry_run: kd launch --dry-run says so in a context; the end of the stream comes without a batch then, and nothing may be written. */
+gboolean kd_element_is_dry_run (GstElement *element);
 
 /** kd_element_class_describe: kind and what it provides, into the metadata that GStreamer's registry keeps. */
 void kd_element_class_describe (GstElementClass *klass, const KdDesc *desc, const gchar *kind, const KdFieldSpec *outputs);

@@ -230,27 +230,13 @@ model_process (KdElement *element, GstBuffer **buffer, KdBatch *batch, GError **
   return TRUE;
 }
 
-/* kd launch --dry-run says so in a context; the end of the stream comes without a batch then, and nothing may be written. */
-static gboolean
-is_dry_run (GstElement *element)
-{
-  GstContext *context = gst_element_get_context (element, "kd.run");
-  gboolean dry_run = FALSE;
-
-  if (context) {
-    gst_structure_get_boolean (gst_context_get_structure (context), "dry-run", &dry_run);
-    gst_context_unref (context);
-  }
-  return dry_run;
-}
-
 static gboolean
 save_weights (KdModelElement *self, GError **error)
 {
   const gchar *path = empty_to_null (OPTIONS (self)->save);
   const gchar *metadata[] = { "kd.arch", OPTIONS (self)->arch ? OPTIONS (self)->arch : "", "kd.created-by", "kdstream " KD_PLUGIN_VERSION, NULL };
 
-  return !path || !PRIVATE (self)->model || is_dry_run (GST_ELEMENT (self)) || kd_param_set_save (kd_model_params (PRIVATE (self)->model), path, metadata, error);
+  return !path || !PRIVATE (self)->model || kd_element_is_dry_run (GST_ELEMENT (self)) || kd_param_set_save (kd_model_params (PRIVATE (self)->model), path, metadata, error);
 }
 
 static gboolean

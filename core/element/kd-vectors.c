@@ -175,6 +175,16 @@ compare (Case *c, const gchar *name, const KdTensor *got, const KdTensor *expect
   }
 }
 
+/* A case may leave out the method's own prefix: "projector" of the method lelp is lelp.projector. */
+static KdTensor *
+find_result (const Case *c, const KdBatch *batch, const gchar *name)
+{
+  g_autofree gchar *prefixed = g_strconcat (c->result->method ? c->result->method : "", ".", name, NULL);
+  KdTensor *tensor = kd_batch_peek (batch, name);
+
+  return tensor ? tensor : kd_batch_peek (batch, prefixed);
+}
+
 static gboolean
 compare_expected (Case *c, const gchar *prefix, KdH5Reader *expected, const KdBatch *batch, GError **error)
 {
@@ -184,7 +194,7 @@ compare_expected (Case *c, const gchar *prefix, KdH5Reader *expected, const KdBa
     const gchar *name = kd_layout_nth (layout, i)->name;
     g_autoptr (KdTensor) want = kd_h5_reader_read_all (expected, name, error);
     g_autofree gchar *label = g_strconcat (prefix, name, NULL), *message = NULL;
-    KdTensor *got = kd_batch_peek (batch, name);
+    KdTensor *got = find_result (c, batch, name);
 
     if (!want)
       return FALSE;
@@ -220,9 +230,26 @@ add_fields (KdH5Reader *reader, KdBatch *batch, GError **error)
   return TRUE;
 }
 
-/* One call of the element: the fields of the root and of @group, then what @group's (or the root's) "expected" holds. */
+/* How many samples there are, where tables without samples' axis stand beside them: the first input that has such an axis says it. */
+static gint64
+count_samples (const Case *c, KdH5Reader *reader)
+{
+  gint64 n = kd_h5_reader_n_rows (reader);
+
+  for (const KdFieldSpec *spec = c->desc->fields; n < 0 && spec && spec->name; spec++) {
+    g_autoptr (KdTensor) tensor = NULL;
+    if (*spec->shape != 'N' && *spec->shape != '*')
+      continue;
+    tensor = kd_layout_find (kd_h5_reader_layout (reader), spec->name) ? kd_h5_reader_read_all (reader, spec->name, NULL) : NULL;
+    n = tensor && tensor->rank ? tensor->dims[0] : -1;
+  }
+  return MAX (n, 0);
+}
+
+/* One call of the element: the fields of the root and of @group, then what @group's (or the root's) "expected" holds; after the @last one also
+ * what an element gives that gathers over the stream. */
 static gboolean
-run_step (Case *c, KdH5Reader *root, const gchar *group, guint64 index, GError **error)
+run_step (Case *c, KdH5Reader *root, const gchar *group, guint64 index, gboolean last, GError **error)
 {
   g_autofree gchar *prefix = group ? g_strconcat (group, "/", NULL) : g_strdup ("");
   g_autofree gchar *expected_name = g_strconcat (prefix, "expected", NULL);
@@ -237,11 +264,12 @@ run_step (Case *c, KdH5Reader *root, const gchar *group, guint64 index, GError *
   expected = kd_h5_reader_open (kd_h5_reader_path (root), expected_name, error);
   if (!expected)
     return FALSE;
-  buffer = kd_batch_buffer_new (MAX (kd_h5_reader_n_rows (step ? step : root), 0), &batch);
+  buffer = kd_batch_buffer_new (count_samples (c, step ? step : root), &batch);
   batch->index = index;
   if (!add_fields (root, batch, error) || (step && !add_fields (step, batch, error)))
     return FALSE;
-  if (!run_door (c, batch, &refused)) {
+  if (!run_door (c, batch, &refused) ||
+      (last && g_str_equal (c->kind, "transform") && !kd_transform_desc_conclude ((const KdTransformDesc *) c->desc, c->params, c->state, batch, &refused))) {
     conclude (c, KD_VECTOR_FAILED, refused->message);
     return TRUE;
   }
@@ -266,10 +294,10 @@ run_steps (Case *c, KdH5Reader *root, GError **error)
     if (g_str_has_prefix (groups[i], "step."))
       g_ptr_array_add (steps, groups[i]);
   if (steps->len == 0)
-    return run_step (c, root, NULL, 0, error);
+    return run_step (c, root, NULL, 0, TRUE, error);
   g_ptr_array_sort (steps, compare_steps);
   for (guint i = 0; i < steps->len && c->result->verdict == KD_VECTOR_PASSED; i++)
-    if (!run_step (c, root, g_ptr_array_index (steps, i), i, error))
+    if (!run_step (c, root, g_ptr_array_index (steps, i), i, i + 1 == steps->len, error))
       return FALSE;
   return TRUE;
 }
@@ -360,7 +388,10 @@ kd_vector_run (const gchar *path, GHashTable *aliases, GError **error)
     conclude (&c, KD_VECTOR_UNSUPPORTED, message);
     return g_steal_pointer (&result);
   }
-  c.state = kd_desc_state_new (c.desc, c.params);
+  if (!kd_desc_state_open (c.desc, c.params, &c.state, &refused)) {
+    conclude (&c, KD_VECTOR_FAILED, refused->message);
+    return g_steal_pointer (&result);
+  }
   if (!run_steps (&c, root, error))
     return NULL;
   weigh_unknown (&c);

@@ -51,7 +51,7 @@ KD_API GHashTable *kd_vector_aliases_load (const gchar *path, GError **error);
 KD_API GPtrArray *kd_vector_find (const gchar *path, GError **error);
 
 /**
- * kd_vector_run: run one case through the element's descriptor and compare: |got - expected| <= atol largest |expected| + rtol |expected|
+ * kd_vector_run: run one case through the element's descriptor, to the end of its stream, and compare: |got - expected| <= atol largest |expected| + rtol |expected|
  * for floats (atol, rtol: attributes of the file, 1e-7 and 1e-5 by default), equality for integers.
  * @aliases: (nullable). NULL with an error when the file cannot be read as a case.
  */

@@ -15,6 +15,8 @@ static inline void
 leaf_clear (Leaf *leaf)
 {
   g_clear_pointer (&leaf->buffer, gst_buffer_unref);
+  if (leaf->state && leaf->desc->state_clear)
+    leaf->desc->state_clear (leaf->state);
   if (leaf->params)
     kd_params_clear (leaf->desc->params, leaf->params);
   g_clear_pointer (&leaf->params, g_free);
@@ -57,6 +59,7 @@ leaf_open (Leaf *leaf, const gchar *element, const gchar *properties, gint64 n)
   leaf->state = leaf->desc->state_size ? g_malloc0 (leaf->desc->state_size) : NULL;
   if (leaf->state && leaf->desc->state_init)
     leaf->desc->state_init (leaf->params, leaf->state);
+  ck_assert (!leaf->desc->state_open || leaf->desc->state_open (leaf->params, leaf->state, &error));
   kd_run_options_init (&leaf->options);
   if (g_str_equal (leaf->kind, "loss") && ((const KdLossDesc *) leaf->desc)->default_weight != 0)
     leaf->options.weight = ((const KdLossDesc *) leaf->desc)->default_weight;
@@ -80,6 +83,23 @@ leaf_run_ok (Leaf *leaf)
 {
   g_autoptr (GError) error = NULL;
   gboolean ok = leaf_run (leaf, &error);
+
+  kd_assert_no_error (error);
+  ck_assert (ok);
+}
+
+/* The end of the stream: results go into the batch. */
+static inline gboolean
+leaf_conclude (Leaf *leaf, GError **error)
+{
+  return kd_transform_desc_conclude ((const KdTransformDesc *) leaf->desc, leaf->params, leaf->state, leaf->batch, error);
+}
+
+static inline void
+leaf_conclude_ok (Leaf *leaf)
+{
+  g_autoptr (GError) error = NULL;
+  gboolean ok = leaf_conclude (leaf, &error);
 
   kd_assert_no_error (error);
   ck_assert (ok);
