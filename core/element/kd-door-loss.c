@@ -72,11 +72,28 @@ typedef struct {
   KdTensor *before[KD_MAX_FIELDS]; /* when measuring: what was there */
 } Gradients;
 
+/* One field may stand for two of the table's (both heads of kddho): they share one gradient, which both add to. */
+static gboolean
+share_gradient (const KdBinding *binding, guint i, const Gradients *gradients, KdLossResult *result)
+{
+  guint j = 0;
+
+  while (j < i && !(gradients->tensor[j] && binding->in[j].name == binding->in[i].name))
+    j++;
+  if (j == i)
+    return FALSE;
+  if (result->fresh[j])
+    memset (gradients->tensor[j]->data, 0, gradients->tensor[j]->n_bytes);
+  result->fresh[j] = FALSE;
+  result->grad[i] = result->grad[j];
+  return TRUE;
+}
+
 static void
 gradients_begin (const KdBinding *binding, KdBatch *batch, KdTensor *const *in, gboolean measure, Gradients *gradients, KdLossResult *result)
 {
   for (guint i = 0; i < binding->n_in; i++) {
-    if (!(binding->in[i].flags & KD_FIELD_GRAD) || !in[i])
+    if (!(binding->in[i].flags & KD_FIELD_GRAD) || !in[i] || share_gradient (binding, i, gradients, result))
       continue;
     gradients->tensor[i] = gradient_for (batch, &binding->in[i], in[i], &result->fresh[i]);
     if (measure && !result->fresh[i]) { /* one that is fresh is this loss's own as it is */

@@ -5,7 +5,8 @@
  * a, k, t: the logits of the head for labels, of the head for the teacher, and of the teacher; A, U: the rows with and without a label:
  * ce = mean over A of CE (a, y); KL_n = T^2 KL (softmax (t / T) || softmax (k / T))
  * kd = mean over A of KL_n + mean over U of KL_n with kd-reduction=separate, mean over all rows with pooled; an empty set adds 0
- * loss = ce-weight ce + kd-weight kd. No gradient crosses between the heads: they meet in what is before both.
+ * loss = ce-weight ce + kd-weight kd. No gradient crosses between the heads: they meet in what is before both. With ce-field and kd-field the
+ * same field it is the loss of a single head, to compare with.
  *
  * ## Fields
  *  - {ce-field} (student.ce.logits), {kd-field} (student.kd.logits): float32 [* C], differentiable

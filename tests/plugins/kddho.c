@@ -92,6 +92,24 @@ GST_START_TEST (test_field_names)
 }
 GST_END_TEST
 
+/* Both terms on one head: its gradient is the sum, and a loss before them is kept. */
+GST_START_TEST (test_single_head)
+{
+  g_auto (Leaf) leaf = { 0 }, two = { 0 };
+
+  three_rows (&two, "temperature=1");
+  leaf_put (&two, "student.ce.logits", KD_FLOAT32, 3, 2, 0, 0, 0, log (3), 0, 0);
+  leaf_run_ok (&two);
+  three_rows (&leaf, "temperature=1 ce-field=student.kd.logits");
+  kd_batch_remove (leaf.batch, "student.ce.logits");
+  leaf_put (&leaf, "grad.student.kd.logits", KD_FLOAT32, 3, 2, 1, 0, 0, 0, 0, 0);
+  leaf_run_ok (&leaf);
+  leaf_expect (&leaf, "loss", 0, leaf_get (&two, "loss", 0));
+  for (gsize i = 0; i < 6; i++)
+    leaf_expect (&leaf, "grad.student.kd.logits", i, (i == 0) + leaf_get (&two, "grad.student.kd.logits", i) + leaf_get (&two, "grad.student.ce.logits", i));
+}
+GST_END_TEST
+
 GST_START_TEST (test_refusals)
 {
   g_auto (Leaf) leaf = { 0 };
@@ -116,4 +134,4 @@ GST_START_TEST (test_refusals)
 }
 GST_END_TEST
 
-KD_TESTS (kddho, test_separate, test_pooled, test_sets, test_field_names, test_refusals)
+KD_TESTS (kddho, test_separate, test_pooled, test_sets, test_field_names, test_single_head, test_refusals)
