@@ -22,6 +22,7 @@
 #include "model/kd-graph.h"
 #include "model/kd-ops.h"
 #include "model/kd-model.h"
+#include "model/kd-world.h"
 #include "element/kd-desc.h"
 #include "element/kd-run.h"
 #include "element/kd-element.h"

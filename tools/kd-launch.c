@@ -1,5 +1,6 @@
 /* kd launch: options of a run. */
 #include "kd-launch.h"
+#include <kd/kd.h>
 #include <errno.h>
 #include <string.h>
 #include <unistd.h>
@@ -101,6 +102,10 @@ kd_tool_launch (int argc, char **argv)
     return kd_tool_usage ("--dry-run runs nothing, so there is nothing to --report");
   if (kd_options.threads > 0 && kd_restart_with_threads (command) != KD_EXIT_DONE)
     return KD_EXIT_FAILED;
+  if (kd_world_rank () > 0) { /* the first process speaks and writes for all; errors are everyone's own */
+    kd_options.quiet = TRUE;
+    kd_options.report = kd_options.graph = NULL;
+  }
   kd_options.command = kd_quote_command (command);
   kd_tool_init ();
   text = kd_text_new (source);

@@ -78,8 +78,21 @@ kd_model_run_backward (KdElement *self, KdModelState *state, const KdModelOption
   if (!ok)
     return FALSE;
   backward->n_taken += n > 0;
-  if (backward->last_micro_batch && options->trainable)
-    backward->grad_norm2 += kd_param_set_grad_norm2 (kd_model_params (state->model));
+  return TRUE;
+}
+
+gboolean
+kd_model_run_reduce (KdModelState *state, const KdModelOptions *options, KdReduce *reduce, GError **error)
+{
+  KdParamSet *params = kd_model_params (state->model);
+  gsize n;
+  gfloat *grads = kd_param_set_flat_grads (params, &n);
+
+  if (!options->trainable)
+    return TRUE;
+  if (!kd_world_sum (grads, n, error))
+    return FALSE;
+  reduce->grad_norm2 += kd_param_set_grad_norm2 (params);
   return TRUE;
 }
 

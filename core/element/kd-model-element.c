@@ -236,7 +236,8 @@ save_weights (KdModelElement *self, GError **error)
   const gchar *path = empty_to_null (OPTIONS (self)->save);
   const gchar *metadata[] = { "kd.arch", OPTIONS (self)->arch ? OPTIONS (self)->arch : "", "kd.created-by", "kdstream " KD_PLUGIN_VERSION, NULL };
 
-  return !path || !PRIVATE (self)->model || kd_element_is_dry_run (GST_ELEMENT (self)) || kd_param_set_save (kd_model_params (PRIVATE (self)->model), path, metadata, error);
+  /* All ranks of a run have the same weights; the first one writes them. */
+  return !path || kd_world_rank () > 0 || !PRIVATE (self)->model || kd_element_is_dry_run (GST_ELEMENT (self)) || kd_param_set_save (kd_model_params (PRIVATE (self)->model), path, metadata, error);
 }
 
 static gboolean
@@ -244,6 +245,7 @@ model_upstream (KdElement *element, GstEvent *event, GError **error)
 {
   KdModelElement *self = KD_MODEL_ELEMENT (element);
   KdBackward *backward = kd_event_get_pointer (event, KD_EVENT_BACKWARD);
+  KdReduce *reduce = kd_event_get_pointer (event, KD_EVENT_REDUCE);
   KdStepCall *step = kd_event_get_pointer (event, KD_EVENT_STEP);
   gboolean ok = TRUE;
 
@@ -252,6 +254,9 @@ model_upstream (KdElement *element, GstEvent *event, GError **error)
   if (backward) {
     ok = kd_model_run_backward (element, PRIVATE (self), OPTIONS (self), backward, error);
     backward->failed = backward->failed || !ok;
+  } else if (reduce) {
+    ok = kd_model_run_reduce (PRIVATE (self), OPTIONS (self), reduce, error);
+    reduce->failed = reduce->failed || !ok;
   } else if (step)
     kd_model_run_step (PRIVATE (self), OPTIONS (self), step);
   else if (gst_event_has_name (event, KD_EVENT_FINISH))

@@ -45,6 +45,8 @@ typedef struct {
 
 /** kd_model_run_backward: gradients of the batch's outputs into parameters, and into the input where that is the student's. */
 gboolean kd_model_run_backward (KdElement *self, KdModelState *state, const KdModelOptions *options, KdBackward *backward, GError **error);
+/** kd_model_run_reduce: gradients summed over the processes of the run, their squares added up. */
+gboolean kd_model_run_reduce (KdModelState *state, const KdModelOptions *options, KdReduce *reduce, GError **error);
 /** kd_model_run_step: the optimiser's step, with the element's lr-scale. */
 void kd_model_run_step (KdModelState *state, const KdModelOptions *options, KdStepCall *call);
 

@@ -4,16 +4,18 @@
 #include <gst/gst.h>
 #include "../batch/kd-batch.h"
 #include "../model/kd-params.h"
+#include "../model/kd-world.h"
 
 G_BEGIN_DECLS
 
 /* Downstream, serialized: the end of an epoch. */
 #define KD_EVENT_EPOCH "kd-epoch"
 /* Downstream, sticky: what the rows came through; strings dataset, dataset-spec, teacher, teacher-spec, preprocessing; int64 n-rows and
- * n-batches (of the whole run, 0 unknown). Each element adds to it. */
+ * n-batches (of this process's run, 0 unknown), n-rows-all (of all processes). Each element adds to it. */
 #define KD_EVENT_IDENTITY "kd-identity"
 /* Upstream, from kdtrain, in its streaming thread. */
 #define KD_EVENT_BACKWARD "kd-backward"
+#define KD_EVENT_REDUCE "kd-reduce"
 #define KD_EVENT_STEP "kd-step"
 #define KD_EVENT_SAVE "kd-save"
 /* Upstream, from kdtrain, after the last step of the run: models write what they were told to. */
@@ -46,19 +48,22 @@ KD_API gdouble kd_state_get_double (GHashTable *table, const gchar *name, gdoubl
  * @train: whether modules accumulate parameter gradients
  * @max_in_flight: batches that may be between a model and the trainer
  * @n_taken: how many models took part
- * @grad_norm2: sum of squares of all parameter gradients so far (filled when @last_micro_batch)
  * @error: first failure; the sender posts nothing more then
  */
 typedef struct {
   GstBuffer *buffer;
   KdBatch *batch;
-  gboolean last_micro_batch;
   gdouble scale; /* of this micro batch in the step's mean */
   guint max_in_flight;
   guint n_taken;
-  gdouble grad_norm2;
   gboolean failed;
 } KdBackward;
+
+/** KdReduce: inside kd-reduce, before each step: every model that learns sums its gradients over the processes of the run and adds their squares. */
+typedef struct {
+  gdouble grad_norm2;
+  gboolean failed;
+} KdReduce;
 
 /** KdStepCall: inside kd-step: every model steps its optimiser with its own lr-scale. */
 typedef struct {

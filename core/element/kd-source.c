@@ -69,6 +69,26 @@ source_stop (GstBaseSrc *base)
   return TRUE;
 }
 
+/* Among many processes each takes its share of the training rows; validation rows are everyone's, so that all see the same numbers. */
+static gboolean
+take_share (KdSource *self, GError **error)
+{
+  KdSourcePrivate *priv = PRIVATE (self);
+  KdSourceOptions *options = priv->base_snapshot;
+
+  if (options->shard_count > 1 || options->validation || kd_world_size () == 1)
+    return TRUE;
+  options->shard_index = kd_world_rank ();
+  options->shard_count = kd_world_size ();
+  if (priv->order.n_range >= options->shard_count) {
+    priv->order.n_shard = (priv->order.n_range - options->shard_index + options->shard_count - 1) / options->shard_count;
+    return TRUE;
+  }
+  g_set_error (error, KD_ERROR, KD_ERROR_RANGE, "Fewer rows than processes: element=%s, rows=%" G_GINT64_FORMAT ", processes=%d; start fewer", GST_OBJECT_NAME (self),
+      priv->order.n_range, kd_world_size ());
+  return FALSE;
+}
+
 static gboolean
 source_start (GstBaseSrc *base)
 {
@@ -87,7 +107,8 @@ source_start (GstBaseSrc *base)
   priv->ready = priv->failed = FALSE;
   priv->opened = TRUE;
   if ((desc->check && !desc->check (priv->leaf_snapshot, &error)) ||
-      !desc->open (priv->leaf_snapshot, priv->state, &n_rows, priv->layout, &error) || !kd_order_init (&priv->order, priv->base_snapshot, n_rows, GST_OBJECT_NAME (self), &error)) {
+      !desc->open (priv->leaf_snapshot, priv->state, &n_rows, priv->layout, &error) || !kd_order_init (&priv->order, priv->base_snapshot, n_rows, GST_OBJECT_NAME (self), &error) ||
+      !take_share (self, &error)) {
     kd_element_post_error (GST_ELEMENT (self), error);
     source_stop (base); /* GstBaseSrc does not, when start fails */
     return FALSE;
@@ -116,6 +137,7 @@ send_identity (KdSource *self)
   const KdSourceOptions *options = priv->base_snapshot;
   g_autoptr (GString) spec = g_string_new (desc->name);
   gint64 n_batches = (priv->order.n_shard + (options->drop_last ? 0 : options->batch_size - 1)) / options->batch_size;
+  gint64 n_rows_all = kd_world_size () > 1 ? priv->order.n_range : priv->order.n_shard;
   g_autofree gchar *fingerprint = desc->fingerprint ? desc->fingerprint (priv->state) : NULL;
 
   for (const KdParam *param = desc->params; param && param->type != KD_PARAM_TYPE_END; param++) {
@@ -125,7 +147,7 @@ send_identity (KdSource *self)
   gst_pad_push_event (GST_BASE_SRC_PAD (self),
       gst_event_new_custom (GST_EVENT_CUSTOM_DOWNSTREAM_STICKY,
           gst_structure_new (KD_EVENT_IDENTITY, "dataset", G_TYPE_STRING, fingerprint, "dataset-spec", G_TYPE_STRING, spec->str, "n-rows",
-              G_TYPE_INT64, priv->order.n_shard * options->epochs, "n-batches", G_TYPE_INT64, n_batches * options->epochs, "epochs", G_TYPE_INT64, options->epochs, NULL)));
+              G_TYPE_INT64, priv->order.n_shard * options->epochs, "n-batches", G_TYPE_INT64, n_batches * options->epochs, "n-rows-all", G_TYPE_INT64, n_rows_all * options->epochs, "epochs", G_TYPE_INT64, options->epochs, NULL)));
 }
 
 static void

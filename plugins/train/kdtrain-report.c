@@ -8,8 +8,7 @@
 #define NORM_PREFIX "metric.grad-norm2."
 
 typedef struct {
-  gdouble sum;
-  guint64 n;
+  gdouble sum, weight;
 } Mean;
 
 void
@@ -21,7 +20,7 @@ kd_train_report_reset (KdTrain *self)
 }
 
 static void
-add_mean (GHashTable **table, const gchar *name, gdouble value)
+add_mean (GHashTable **table, const gchar *name, gdouble value, gdouble weight)
 {
   Mean *mean;
 
@@ -32,17 +31,17 @@ add_mean (GHashTable **table, const gchar *name, gdouble value)
     mean = g_new0 (Mean, 1);
     g_hash_table_insert (*table, (gpointer) name, mean); /* field names are interned */
   }
-  mean->sum += value;
-  mean->n++;
+  mean->sum += weight * value;
+  mean->weight += weight;
 }
 
 static void
-add_scalars (GHashTable **table, KdBatch *batch)
+add_scalars (GHashTable **table, KdBatch *batch, gdouble weight)
 {
   for (guint i = 0; i < kd_batch_n_fields (batch); i++) {
     const KdBatchField *field = kd_batch_nth (batch, i);
     if (field->tensor->rank == 0 && (g_str_has_prefix (field->name, "loss") || g_str_has_prefix (field->name, "metric.")))
-      add_mean (table, field->name, kd_tensor_get_double (field->tensor, 0));
+      add_mean (table, field->name, kd_tensor_get_double (field->tensor, 0), weight);
   }
 }
 
@@ -65,21 +64,75 @@ post_progress (KdTrain *self, gdouble loss)
 }
 
 void
-kd_train_report_batch (KdTrain *self, KdBatch *batch)
+kd_train_report_batch (KdTrain *self, KdBatch *batch, gdouble share)
 {
   KdTensor *loss = kd_batch_peek (batch, "loss");
 
   if (self->started_us == 0)
     self->started_us = self->shown_us = g_get_monotonic_time ();
-  self->samples += (guint64) batch->n_samples;
-  add_scalars (&self->window, batch);
+  add_scalars (&self->window, batch, share);
   post_progress (self, loss ? kd_tensor_get_double (loss, 0) : NAN);
 }
 
 void
 kd_train_report_validation (KdTrain *self, KdBatch *batch)
 {
-  add_scalars (&self->validation, batch);
+  add_scalars (&self->validation, batch, 1);
+}
+
+static gint
+by_name (gconstpointer a, gconstpointer b)
+{
+  return strcmp (*(const gchar *const *) a, *(const gchar *const *) b);
+}
+
+/* Over all ranks: their weights add up to one for each batch. A rank whose losses have other names would add apples to pears: it keeps its own. */
+static gboolean
+sum_over_ranks (GHashTable *table, GError **error)
+{
+  guint n = 0;
+  g_autofree gpointer *names = g_hash_table_get_keys_as_array (table, &n);
+  g_autofree gdouble *values = g_new (gdouble, 2 * n);
+  guint64 hash = n;
+  gboolean same;
+
+  qsort (names, n, sizeof *names, by_name);
+  for (guint i = 0; i < n; i++) {
+    const Mean *mean = g_hash_table_lookup (table, names[i]);
+    values[2 * i] = mean->sum;
+    values[2 * i + 1] = mean->weight;
+    hash = hash * 31 + g_str_hash (names[i]);
+  }
+  if (!kd_world_same (hash, &same, error) || (same && !kd_world_sum_doubles (values, 2 * n, error)))
+    return FALSE;
+  for (guint i = 0; same && i < n; i++)
+    *(Mean *) g_hash_table_lookup (table, names[i]) = (Mean) { values[2 * i], values[2 * i + 1] };
+  return TRUE;
+}
+
+/* The names stay: a rank without a batch since the last report must know what the others sum. */
+static void
+clear_means (GHashTable *table)
+{
+  GHashTableIter iter;
+  gpointer mean;
+
+  g_hash_table_iter_init (&iter, table);
+  while (g_hash_table_iter_next (&iter, NULL, &mean))
+    *(Mean *) mean = (Mean) { 0 };
+}
+
+static gboolean
+is_empty (GHashTable *table)
+{
+  GHashTableIter iter;
+  gpointer mean;
+
+  g_hash_table_iter_init (&iter, table);
+  while (g_hash_table_iter_next (&iter, NULL, &mean))
+    if (((Mean *) mean)->weight > 0)
+      return FALSE;
+  return TRUE;
 }
 
 /* Means into the structure; squared norms of gradients become each loss's share of their sum. */
@@ -92,11 +145,13 @@ fill (GstStructure *structure, GHashTable *table)
 
   g_hash_table_iter_init (&iter, table);
   while (g_hash_table_iter_next (&iter, &name, &value))
-    if (g_str_has_prefix (name, NORM_PREFIX))
-      norms += sqrt (((Mean *) value)->sum / (gdouble) ((Mean *) value)->n);
+    if (g_str_has_prefix (name, NORM_PREFIX) && ((Mean *) value)->weight > 0)
+      norms += sqrt (((Mean *) value)->sum / ((Mean *) value)->weight);
   g_hash_table_iter_init (&iter, table);
   while (g_hash_table_iter_next (&iter, &name, &value)) {
-    gdouble mean = ((Mean *) value)->sum / (gdouble) ((Mean *) value)->n;
+    gdouble mean = ((Mean *) value)->sum / ((Mean *) value)->weight;
+    if (((Mean *) value)->weight == 0)
+      continue;
     if (g_str_has_prefix (name, NORM_PREFIX)) {
       g_autofree gchar *share = g_strconcat ("grad-share.", (const gchar *) name + strlen (NORM_PREFIX), NULL);
       gst_structure_set (structure, share, G_TYPE_DOUBLE, norms > 0 ? sqrt (mean) / norms : 0.0, NULL);
@@ -106,18 +161,23 @@ fill (GstStructure *structure, GHashTable *table)
   }
 }
 
-void
-kd_train_report_step (KdTrain *self)
+gboolean
+kd_train_report_step (KdTrain *self, GError **error)
 {
   GstStructure *structure;
 
-  if (!self->window || g_hash_table_size (self->window) == 0)
-    return;
+  if (!self->window)
+    return TRUE;
+  if (kd_world_size () > 1 && !sum_over_ranks (self->window, error))
+    return FALSE;
+  if (is_empty (self->window))
+    return TRUE;
   structure = gst_structure_new ("kd-report", "step", G_TYPE_UINT64, self->step, "epoch", G_TYPE_UINT, self->epoch, "samples", G_TYPE_UINT64, self->samples,
       "grad-norm", G_TYPE_DOUBLE, self->last_norm, "learning-rate", G_TYPE_DOUBLE, self->last_rate, NULL);
   fill (structure, self->window);
-  g_hash_table_remove_all (self->window);
+  clear_means (self->window);
   post (self, structure);
+  return TRUE;
 }
 
 void

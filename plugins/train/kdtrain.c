@@ -128,12 +128,17 @@ learning_rate (KdTrain *self, const KdTrainParams *p)
 }
 
 static gboolean
-take_step (KdTrain *self, gdouble grad_norm2, GError **error)
+take_step (KdTrain *self, GError **error)
 {
   const KdTrainParams *p = params_of (self);
-  gdouble scale = self->counted > 0 ? 1 / self->counted : 0, norm = sqrt (grad_norm2) * scale;
+  gdouble scale = self->counted > 0 ? 1 / self->counted : 0, norm;
+  KdReduce reduce = { 0 };
   KdStepCall call = { .step = { .optimizer = p->optimizer, .learning_rate = learning_rate (self, p), .weight_decay = p->weight_decay, .momentum = p->momentum, .nesterov = p->nesterov, .beta1 = p->beta1, .beta2 = p->beta2, .epsilon = p->epsilon, .step = self->step + 1 } };
 
+  kd_sink_push_upstream (KD_SINK (self), kd_event_new_pointer (GST_EVENT_CUSTOM_UPSTREAM, KD_EVENT_REDUCE, &reduce));
+  if (reduce.failed)
+    return FALSE; /* the model has said why */
+  norm = sqrt (reduce.grad_norm2) * scale;
   if (!isfinite (norm)) {
     g_set_error (error, KD_ERROR, KD_ERROR_VALUE, "Gradient not finite: element=%s, step=%" G_GUINT64_FORMAT ", norm=%g; lower the learning rate or set clip-norm",
         GST_OBJECT_NAME (self), self->step + 1, norm);
@@ -149,28 +154,30 @@ take_step (KdTrain *self, gdouble grad_norm2, GError **error)
   return TRUE;
 }
 
-/* One backward pass. With accumulation each batch weighs as many rows as its losses counted. */
+/* A step of several batches: each weighs as many rows as its losses counted. */
 static gboolean
-take_backward (KdTrain *self, GstBuffer *buffer, KdBatch *batch, gdouble *ret_norm2, GError **error)
+is_joined (KdTrain *self)
+{
+  return params_of (self)->accumulate > 1 || kd_world_size () > 1;
+}
+
+/* One backward pass. */
+static gboolean
+take_backward (KdTrain *self, GstBuffer *buffer, KdBatch *batch, GError **error)
 {
   const KdTrainParams *p = params_of (self);
   KdBackward backward = { .buffer = buffer, .batch = batch, .max_in_flight = (guint) p->max_in_flight };
 
-  if (p->accumulate > 1 && isnan (batch->n_counted)) {
-    g_set_error (error, KD_ERROR, KD_ERROR_MISMATCH, "Losses count different rows: element=%s, accumulate=%" G_GINT64_FORMAT "; their means cannot be joined over "
-                                                     "batches, use accumulate=1",
-        GST_OBJECT_NAME (self), p->accumulate);
+  if (is_joined (self) && isnan (batch->n_counted)) {
+    g_set_error (error, KD_ERROR, KD_ERROR_MISMATCH, "Losses count different rows: element=%s, accumulate=%" G_GINT64_FORMAT ", processes=%d; their means cannot be "
+                                                     "joined over batches, use accumulate=1 and one process",
+        GST_OBJECT_NAME (self), p->accumulate, kd_world_size ());
     return FALSE;
   }
-  /* The epoch's last batch may also be the run's: the step that finish takes then needs the norm too. */
-  backward.last_micro_batch = self->micro + 1 >= (guint64) p->accumulate || (batch->flags & KD_BATCH_LAST_OF_EPOCH);
-  backward.scale = p->accumulate > 1 ? batch->n_counted : 1;
-  self->counted += backward.scale;
-  self->micro++;
+  backward.scale = is_joined (self) ? batch->n_counted : 1;
   kd_sink_push_upstream (KD_SINK (self), kd_event_new_pointer (GST_EVENT_CUSTOM_UPSTREAM, KD_EVENT_BACKWARD, &backward));
   if (backward.failed)
     return FALSE; /* the model has said why */
-  *ret_norm2 = self->norm2 = backward.grad_norm2;
   return check_taken (self, &backward, error);
 }
 
@@ -192,15 +199,30 @@ kd_train_checkpoint (KdTrain *self, GError **error)
   own = kd_checkpoint_table (checkpoint, GST_OBJECT_NAME (self), TRUE);
   kd_state_set_int (own, "step", (gint64) self->step);
   kd_state_set_int (own, "samples", (gint64) self->samples);
-  return kd_checkpoint_save (checkpoint, path, error);
+  return kd_world_rank () > 0 || kd_checkpoint_save (checkpoint, path, error);
+}
+
+gboolean
+kd_train_end_slot (KdTrain *self, gdouble total, GError **error)
+{
+  const KdTrainParams *p = params_of (self);
+
+  self->counted += is_joined (self) ? total : 1;
+  self->micro++;
+  if (self->micro < (guint64) p->accumulate)
+    return TRUE;
+  if (!take_step (self, error))
+    return FALSE;
+  if (self->step % (guint64) p->report_every == 0 && !kd_train_report_step (self, error))
+    return FALSE;
+  return p->checkpoint_every == 0 || self->step % (guint64) p->checkpoint_every != 0 || kd_train_checkpoint (self, error);
 }
 
 static gboolean
 kd_train_write (KdSink *sink, GstBuffer *buffer, KdBatch *batch, GError **error)
 {
   KdTrain *self = KD_TRAIN (sink);
-  const KdTrainParams *p = params_of (self);
-  gdouble norm2 = 0;
+  gdouble total;
 
   if (batch->flags & KD_BATCH_VALIDATION) {
     kd_train_report_validation (self, batch);
@@ -209,20 +231,17 @@ kd_train_write (KdSink *sink, GstBuffer *buffer, KdBatch *batch, GError **error)
   if (!self->checked && !check_use (self, batch, error))
     return FALSE;
   self->checked = TRUE;
-  kd_train_report_batch (self, batch);
-  if (!take_backward (self, buffer, batch, &norm2, error))
+  if (!kd_train_join (self, batch, &total, error))
+    return FALSE;
+  kd_train_report_batch (self, batch, kd_world_size () == 1 ? 1 : total > 0 ? batch->n_counted / total
+                                                                            : 0);
+  if (!take_backward (self, buffer, batch, error))
     return FALSE;
   self->trained = TRUE;
   self->epoch = batch->epoch;
   self->cursor = batch->cursor;
   self->index = batch->index;
-  if (self->micro < (guint64) p->accumulate)
-    return TRUE;
-  if (!take_step (self, norm2, error))
-    return FALSE;
-  if (self->step % (guint64) p->report_every == 0)
-    kd_train_report_step (self);
-  return p->checkpoint_every == 0 || self->step % (guint64) p->checkpoint_every != 0 || kd_train_checkpoint (self, error);
+  return kd_train_end_slot (self, total, error) && (!(batch->flags & KD_BATCH_LAST_OF_EPOCH) || kd_train_drain (self, error));
 }
 
 static gboolean
@@ -239,12 +258,7 @@ kd_train_finish (KdSink *sink, GError **error)
   KdTrain *self = KD_TRAIN (sink);
   GstEvent *event = gst_event_new_custom (GST_EVENT_CUSTOM_UPSTREAM, gst_structure_new_empty (KD_EVENT_FINISH));
 
-  if (self->micro > 0 && !take_step (self, self->norm2, error)) {
-    gst_event_unref (event);
-    return FALSE;
-  }
-  kd_train_report_step (self);
-  if (!kd_train_checkpoint (self, error)) {
+  if (!kd_train_drain (self, error) || (self->micro > 0 && !take_step (self, error)) || !kd_train_report_step (self, error) || !kd_train_checkpoint (self, error)) {
     gst_event_unref (event);
     return FALSE;
   }
@@ -259,7 +273,7 @@ kd_train_identity (KdSink *sink, const GstStructure *identity)
 
   if (gst_structure_get_int64 (identity, "n-batches", &n) && n > 0)
     KD_TRAIN (sink)->n_batches = (guint64) n;
-  if (gst_structure_get_int64 (identity, "n-rows", &n) && n > 0)
+  if (gst_structure_get_int64 (identity, "n-rows-all", &n) && n > 0)
     KD_TRAIN (sink)->n_rows = (guint64) n;
 }
 
@@ -305,7 +319,7 @@ kd_train_start (KdSink *sink, GError **error)
 
   self->step = self->micro = self->samples = self->first_sample = self->n_batches = self->n_rows = 0;
   self->counted = 0;
-  self->checked = self->trained = FALSE;
+  self->checked = self->trained = self->drained = FALSE;
   self->epoch = 0;
   self->cursor = self->index = 0;
   kd_train_report_reset (self);
