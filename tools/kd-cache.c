@@ -80,6 +80,30 @@ identity_row (const gchar *name, const gchar *fingerprint, const gchar *spec)
       fingerprint && spec ? "  " : "", spec ? spec : "");
 }
 
+/* One line a field that is not kept as it came, with what was measured at the capture. */
+static void
+encoding_rows (const KdCacheReader *reader)
+{
+  const KdLayout *layout = kd_cache_reader_layout (reader);
+  gboolean any = FALSE;
+
+  for (guint i = 0; i < kd_layout_n_fields (layout); i++) {
+    const KdCacheEncoding *encoding = kd_cache_reader_encoding (reader, kd_layout_nth (layout, i)->name);
+    g_autoptr (GString) text = g_string_new (NULL);
+    if (!encoding)
+      continue;
+    g_string_append_printf (text, "%s %s", encoding->field, encoding->name);
+    if (!g_str_has_prefix (encoding->name, "index") && encoding->size == 0)
+      g_string_append_printf (text, ", off by at most %.3g, %.3g in the mean", encoding->max_error, encoding->mean_error);
+    if (encoding->max_tail >= 0)
+      g_string_append_printf (text, ", probability left out at most %.3g, %.3g in the mean", encoding->max_tail, encoding->mean_tail);
+    row (any ? "" : "encoding", "%s", text->str);
+    any = TRUE;
+  }
+  if (!any)
+    row ("encoding", "none: fields as they came");
+}
+
 static int
 info (int argc, char **argv)
 {
@@ -104,7 +128,7 @@ info (int argc, char **argv)
   row ("rows", "%" G_GINT64_FORMAT ", ids %" G_GINT64_FORMAT " to %" G_GINT64_FORMAT, kd_cache_reader_n_rows (reader), numbers.first_id, numbers.last_id);
   row ("complete", "%s", kd_cache_reader_complete (reader) ? "yes" : "no: the capture was interrupted; go on with kdcachesink resume=true");
   row ("fields", "%s", fields);
-  row ("encoding", "dense");
+  encoding_rows (reader);
   row ("bytes a row", "%" G_GINT64_FORMAT, numbers.row_bytes);
   row ("on the disk", "%s in %u %s", bytes, numbers.n_parts, numbers.packed ? "packed file" : numbers.n_parts == 1 ? "part"
                                                                                                                    : "parts");

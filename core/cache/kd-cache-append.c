@@ -180,9 +180,38 @@ add_rows (KdCacheWriter *writer, gint64 n, const gint64 *ids, const gint64 *view
   }
 }
 
+gint64
+kd_cache_writer_row_bytes (KdCacheWriter *writer)
+{
+  return (gint64) kd_cache_row_bytes (writer->manifest->layout);
+}
+
 gboolean
-kd_cache_writer_append (KdCacheWriter *writer, gint64 n, const gint64 *ids, const gint64 *views, guint n_fields,
-    const gchar *const *names, KdTensor *const *tensors, GError **error)
+kd_cache_writer_set_encoding (KdCacheWriter *writer, const gchar *field, const gchar *name, GError **error)
+{
+  const KdCacheEncoding *there = kd_cache_encoding_find (writer->manifest->encodings, field);
+  const gchar *have = there ? there->name : "keep";
+  g_autofree gchar *known = NULL;
+
+  if (!g_strv_contains (kd_cache_encoding_names (), name)) {
+    known = g_strjoinv (", ", (gchar **) kd_cache_encoding_names ());
+    g_set_error (error, KD_ERROR, KD_ERROR_RANGE, "Unknown encoding: path=\"%s\", field=%s, encoding=\"%s\", wanted=%s", writer->path, field, name, known);
+    return FALSE;
+  }
+  if (g_str_equal (have, name))
+    return TRUE;
+  if (writer->manifest->layout || there) {
+    g_set_error (error, KD_ERROR, KD_ERROR_MISMATCH, "Cache has another encoding: path=\"%s\", field=%s, cache=%s, now=%s; go on with the cache's, or write a new cache", writer->path,
+        field, have, name);
+    return FALSE;
+  }
+  g_ptr_array_add (writer->manifest->encodings, kd_cache_encoding_new (field, name));
+  return TRUE;
+}
+
+static gboolean
+append_stored (KdCacheWriter *writer, gint64 n, const gint64 *ids, const gint64 *views, guint n_fields, const gchar *const *names,
+    KdTensor *const *tensors, GError **error)
 {
   gsize row_bytes;
   gint64 n_known = writer->n_committed + writer->n_flying;
@@ -197,4 +226,62 @@ kd_cache_writer_append (KdCacheWriter *writer, gint64 n, const gint64 *ids, cons
   writer->expected = 0; /* asked once; each part asks for itself */
   add_rows (writer, n, ids, views, n_fields, names, tensors);
   return (gsize) writer->n_pending * row_bytes < writer->part_bytes || kd_cache_writer_launch (writer, error);
+}
+
+/* An encoding of a field that never comes would be a promise that the cache does not keep. */
+static gboolean
+check_encodings (KdCacheWriter *writer, guint n_fields, const gchar *const *names, GError **error)
+{
+  const GPtrArray *encodings = writer->manifest->encodings;
+
+  for (guint i = 0; i < encodings->len && !writer->manifest->layout; i++) {
+    const gchar *field = ((KdCacheEncoding *) g_ptr_array_index (encodings, i))->field;
+    guint k = 0;
+    while (k < n_fields && !g_str_equal (names[k], field))
+      k++;
+    if (k == n_fields) {
+      g_set_error (error, KD_ERROR, KD_ERROR_FIELD, "Field to encode is not there: path=\"%s\", field=%s; leave its encoding out", writer->path, field);
+      return FALSE;
+    }
+  }
+  return TRUE;
+}
+
+static gboolean
+encode_field (KdCacheWriter *writer, const gchar *name, KdTensor *rows, GPtrArray *to_names, GPtrArray *to_tensors, GError **error)
+{
+  KdCacheEncoding *encoding = kd_cache_encoding_find (writer->measured, name);
+  KdTensor *scale = NULL, *stored = encoding ? kd_cache_encode (encoding, writer->path, rows, &scale, error) : kd_tensor_ref (rows);
+
+  if (!stored)
+    return FALSE;
+  g_ptr_array_add (to_names, (gpointer) name);
+  g_ptr_array_add (to_tensors, stored);
+  if (scale) {
+    g_autofree gchar *scale_name = g_strconcat (name, KD_CACHE_SCALE, NULL);
+    g_ptr_array_add (to_names, (gpointer) g_intern_string (scale_name));
+    g_ptr_array_add (to_tensors, scale);
+  }
+  return TRUE;
+}
+
+gboolean
+kd_cache_writer_append (KdCacheWriter *writer, gint64 n, const gint64 *ids, const gint64 *views, guint n_fields,
+    const gchar *const *names, KdTensor *const *tensors, GError **error)
+{
+  g_autoptr (GPtrArray) to_names = NULL, to_tensors = NULL;
+
+  /* Nothing to encode; and the manifest is a thread's only as long as one writes it, which changes neither layout nor encodings. */
+  if (writer->manifest->encodings->len == 0)
+    return append_stored (writer, n, ids, views, n_fields, names, tensors, error);
+  if (!check_encodings (writer, n_fields, names, error))
+    return FALSE;
+  if (!writer->measured)
+    writer->measured = kd_cache_encodings_copy (writer->manifest->encodings, FALSE);
+  to_names = g_ptr_array_new ();
+  to_tensors = g_ptr_array_new_with_free_func ((GDestroyNotify) kd_tensor_unref);
+  for (guint i = 0; i < n_fields; i++)
+    if (!encode_field (writer, names[i], tensors[i], to_names, to_tensors, error))
+      return FALSE;
+  return append_stored (writer, n, ids, views, to_names->len, (const gchar *const *) to_names->pdata, (KdTensor *const *) to_tensors->pdata, error);
 }

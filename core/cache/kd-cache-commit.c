@@ -97,6 +97,10 @@ kd_cache_writer_launch (KdCacheWriter *writer, GError **error)
   flight->path = writer->path;
   flight->part = kd_cache_part_new (writer->manifest, writer->next_number++, writer->columns, writer->n_pending);
   flight->part->first_row = writer->manifest->n_rows;
+  if (writer->measured) {
+    kd_cache_encodings_add (writer->manifest->encodings, writer->measured);
+    g_clear_pointer (&writer->measured, g_ptr_array_unref);
+  }
   know_rows (writer, flight->part);
   flight->columns = writer->columns;
   writer->columns = g_steal_pointer (&writer->spare);

@@ -6,6 +6,7 @@
 
 #define MAX_PARTS 1000000
 #define MAX_BLOCK_ROWS (1 << 20)
+#define MAX_ENCODINGS 4096
 #ifndef KD_VERSION
 #define KD_VERSION "0.1.0"
 #endif
@@ -17,6 +18,7 @@ kd_cache_manifest_new (void)
 
   manifest->created_by = g_strdup ("kdstream " KD_VERSION);
   manifest->parts = g_ptr_array_new_with_free_func ((GDestroyNotify) kd_cache_part_free);
+  manifest->encodings = g_ptr_array_new_with_free_func (g_free);
   manifest->block_rows = 1024;
   return manifest;
 }
@@ -27,6 +29,7 @@ kd_cache_manifest_free (KdCacheManifest *manifest)
   g_clear_pointer (&manifest->layout, kd_layout_free);
   kd_cache_identity_clear (&manifest->identity);
   g_ptr_array_unref (manifest->parts);
+  g_ptr_array_unref (manifest->encodings);
   g_free (manifest->created_by);
   g_free (manifest);
 }
@@ -183,6 +186,62 @@ parse_parts (JsonObject *root, KdCacheManifest *manifest, gchar **ret_wrong)
   }
 }
 
+static gdouble
+member_number (Members *members, const gchar *name, gdouble fallback)
+{
+  JsonNode *node = json_object_get_member (members->object, name);
+  gboolean number = node && JSON_NODE_HOLDS_VALUE (node) && (json_node_get_value_type (node) == G_TYPE_DOUBLE || json_node_get_value_type (node) == G_TYPE_INT64);
+  gdouble value = number ? json_node_get_double (node) : fallback;
+
+  if (!members->wrong && ((node && !number) || !(value >= fallback)))
+    members->wrong = g_strdup_printf ("member=%s%s, wanted=number from 0", members->where, name);
+  return value;
+}
+
+static void
+parse_encoding (JsonNode *node, const gchar *where, KdCacheManifest *manifest, gchar **ret_wrong)
+{
+  Members members = { JSON_NODE_HOLDS_OBJECT (node) ? json_node_get_object (node) : NULL, where, NULL };
+  const gchar *field = members.object ? member_string (&members, "field") : NULL;
+  const gchar *name = members.object ? member_string (&members, "encoding") : NULL;
+  g_autofree KdCacheEncoding *encoding = members.object && !members.wrong ? kd_cache_encoding_new (field, name) : NULL;
+
+  if (!encoding || kd_cache_encoding_find (manifest->encodings, field)) {
+    *ret_wrong = members.wrong ? members.wrong : g_strdup_printf ("member=%sencoding, value=\"%s\", reason=%s", where, name ? name : "", encoding ? "twice" : "unknown; a newer kdstream may know it");
+    return;
+  }
+  encoding->n_rows = member_int (&members, "rows", 0, G_MAXINT64 / 4);
+  encoding->max_error = member_number (&members, "max-error", 0);
+  encoding->mean_error = member_number (&members, "mean-error", 0);
+  encoding->max_tail = member_number (&members, "max-tail", -1);
+  encoding->mean_tail = member_number (&members, "mean-tail", -1);
+  if (json_object_has_member (members.object, "universe")) {
+    encoding->universe = member_int (&members, "universe", 2, (gint64) 1 << 40);
+    encoding->size = member_int (&members, "size", 1, 1 << 24);
+  }
+  *ret_wrong = members.wrong;
+  if (!*ret_wrong)
+    g_ptr_array_add (manifest->encodings, g_steal_pointer (&encoding));
+}
+
+/* Missing in caches whose fields are all kept as they came. */
+static void
+parse_encodings (JsonObject *root, KdCacheManifest *manifest, gchar **ret_wrong)
+{
+  JsonNode *node = json_object_get_member (root, "encodings");
+
+  if (!node)
+    return;
+  if (!JSON_NODE_HOLDS_ARRAY (node) || json_array_get_length (json_node_get_array (node)) > MAX_ENCODINGS) {
+    *ret_wrong = g_strdup_printf ("member=encodings, wanted=array of at most %d", MAX_ENCODINGS);
+    return;
+  }
+  for (guint i = 0; i < json_array_get_length (json_node_get_array (node)) && !*ret_wrong; i++) {
+    g_autofree gchar *where = g_strdup_printf ("encodings[%u].", i);
+    parse_encoding (json_array_get_element (json_node_get_array (node), i), where, manifest, ret_wrong);
+  }
+}
+
 static gchar *
 parse_root (JsonObject *root, KdCacheManifest *manifest)
 {
@@ -200,12 +259,14 @@ parse_root (JsonObject *root, KdCacheManifest *manifest)
     return members.wrong;
   if (!g_str_equal (schema, KD_CACHE_SCHEMA))
     return g_strdup_printf ("member=schema, value=\"%s\", wanted=\"%s\"", schema, KD_CACHE_SCHEMA);
-  if (!g_str_equal (encoding, "dense"))
-    return g_strdup_printf ("member=encoding, value=\"%s\", wanted=\"dense\"", encoding);
+  if (!g_str_equal (encoding, "dense") && !g_str_equal (encoding, "coded"))
+    return g_strdup_printf ("member=encoding, value=\"%s\", wanted=\"dense\" or \"coded\"", encoding);
   manifest->complete = json_node_get_boolean (complete);
   parse_identity (root, &manifest->identity, &members.wrong);
   if (!members.wrong)
     parse_parts (root, manifest, &members.wrong);
+  if (!members.wrong)
+    parse_encodings (root, manifest, &members.wrong);
   if (members.wrong)
     return members.wrong;
   if (rows != manifest->n_rows)
@@ -227,7 +288,7 @@ parse_root (JsonObject *root, KdCacheManifest *manifest)
   }
   if (!kd_layout_find (manifest->layout, "sample.id") || !kd_layout_find (manifest->layout, "sample.view"))
     return g_strdup ("member=fields, wanted=sample.id and sample.view among them");
-  return NULL;
+  return kd_cache_encodings_check (manifest->encodings, manifest->layout);
 }
 
 KdCacheManifest *

@@ -112,7 +112,7 @@ pack_field (Pack *pack, guint nth, const gchar *output, KdTensor **ret_sums, KdC
     return fail_pack (output, error);
   for (gint64 first = 0; first < n; first += pack->step) {
     gint64 now = MIN (pack->step, n - first);
-    g_autoptr (KdTensor) rows = kd_cache_reader_take (pack->reader, field->name, now, pack->rows + first, error);
+    g_autoptr (KdTensor) rows = kd_cache_reader_take_stored (pack->reader, field->name, now, pack->rows + first, error);
     g_autoptr (KdTensor) piece = rows ? kd_cache_block_sums (rows->data, now, row_bytes, block) : NULL;
     if (!rows)
       return FALSE;
@@ -178,6 +178,8 @@ static void
 describe (Pack *pack, const gint64 *ids, const gint64 *views)
 {
   pack->to->layout = kd_layout_copy (pack->from->layout);
+  g_ptr_array_unref (pack->to->encodings);
+  pack->to->encodings = kd_cache_encodings_copy (pack->from->encodings, TRUE);
   pack->to->block_rows = pack->from->block_rows;
   pack->to->complete = pack->from->complete;
   kd_cache_identity_copy (&pack->from->identity, &pack->to->identity);

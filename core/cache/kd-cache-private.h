@@ -31,13 +31,16 @@ typedef struct {
 
 /**
  * KdCacheManifest: the truth about a cache.
- * @layout: of all datasets of a part, sample.id and sample.view with them; NULL before the first part
+ * @layout: of all datasets of a part as they are STORED, sample.id and sample.view with them; NULL before the first part. Readers see
+ *   kd_cache_decoded_layout of it
+ * @encodings: of fields that are not kept as they came
  * @block_rows: rows a checksum covers
  */
 typedef struct {
   gchar *created_by;
   gboolean complete;
   KdLayout *layout;
+  GPtrArray *encodings; /* of KdCacheEncoding */
   gint64 block_rows;
   KdCacheIdentity identity;
   GPtrArray *parts; /* of KdCachePart */
@@ -57,6 +60,31 @@ gboolean kd_cache_manifest_save (const KdCacheManifest *manifest, const gchar *p
 /* kd_cache_manifest_add: (transfer full) @part. */
 void kd_cache_manifest_add (KdCacheManifest *manifest, KdCachePart *part);
 void kd_cache_part_free (KdCachePart *part);
+
+/* Encodings: kd-cache-encoding.c. A stored field F of log-probabilities has F.scale beside it. */
+#define KD_CACHE_SCALE ".scale"
+/* kd_cache_encoding_new: NULL when there is none of that @name. */
+KdCacheEncoding *kd_cache_encoding_new (const gchar *field, const gchar *name);
+/* kd_cache_encoding_find: of @field, or NULL. */
+KdCacheEncoding *kd_cache_encoding_find (const GPtrArray *encodings, const gchar *field);
+/* kd_cache_encodings_copy: (transfer full) with what was measured, or (@measured FALSE) nothing measured yet. */
+GPtrArray *kd_cache_encodings_copy (const GPtrArray *encodings, gboolean measured);
+/* kd_cache_encodings_equal: the same fields in the same way, whatever was measured. */
+gboolean kd_cache_encodings_equal (const GPtrArray *a, const GPtrArray *b);
+/* kd_cache_encodings_add: what was measured over more rows into @to, which has the same encodings. */
+void kd_cache_encodings_add (GPtrArray *to, const GPtrArray *more);
+/* kd_cache_encoding_levels: of log-probabilities, 0 of others. */
+gint kd_cache_encoding_levels (const KdCacheEncoding *encoding);
+/* kd_cache_encoding_is_coded: whether what is stored has to be decoded; half types are read as they are. */
+gboolean kd_cache_encoding_is_coded (const KdCacheEncoding *encoding);
+/* kd_cache_encodings_check: (transfer full) what does not fit the stored @layout, or NULL. */
+gchar *kd_cache_encodings_check (const GPtrArray *encodings, const KdLayout *layout);
+/* kd_cache_decoded_layout: (transfer full) of what readers get, keys with it. */
+KdLayout *kd_cache_decoded_layout (const KdCacheManifest *manifest);
+/* kd_cache_encode: (transfer full) rows as they are stored; adds to what @encoding has measured. @ret_scale: (transfer full) NULL when there is none. */
+KdTensor *kd_cache_encode (KdCacheEncoding *encoding, const gchar *path, KdTensor *rows, KdTensor **ret_scale, GError **error);
+/* kd_cache_decode: (transfer full) the way back; shapes were checked when the manifest was read. KD_ERROR_FORMAT for impossible codes. */
+KdTensor *kd_cache_decode (const KdCacheEncoding *encoding, KdTensor *stored, const KdTensor *scale, GError **error);
 
 /* kd_cache_folder: (transfer full) "t.h5.parts" of "t.h5". */
 gchar *kd_cache_folder (const gchar *path);
@@ -125,6 +153,7 @@ struct _KdCacheWriter {
   KdCacheManifest *manifest;
   KdCacheIndex *index;
   KdCacheColumn *columns, *spare; /* being filled; of the part before */
+  GPtrArray *measured;            /* of KdCacheEncoding: over the rows that wait; enters the manifest with them */
   guint next_number;
   gint64 n_pending, expected;
   gint64 n_committed, n_flying;
@@ -155,6 +184,8 @@ gboolean kd_cache_write_master (const KdCacheManifest *manifest, const gchar *pa
 
 /* kd_cache_describe_keys: ends, spacing and view of a part's sorted keys [part->rows]. */
 void kd_cache_describe_keys (KdCachePart *part, const gint64 *ids, const gint64 *views);
+/* kd_cache_reader_take_stored: as kd_cache_reader_take, of a field of the manifest's layout, not decoded. */
+KdTensor *kd_cache_reader_take_stored (KdCacheReader *reader, const gchar *field, gint64 n, const gint64 *rows, GError **error);
 /* kd_cache_reader_sorted: (transfer full) as kd_cache_index_sorted. */
 gint64 *kd_cache_reader_sorted (KdCacheReader *reader, gint64 **ret_ids, gint64 **ret_views);
 /* kd_cache_reader_manifest: (transfer none). */

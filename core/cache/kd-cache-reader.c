@@ -157,7 +157,7 @@ kd_cache_reader_open (const gchar *path, GError **error)
   reader->index = kd_cache_index_new ();
   reader->n_fields = manifest->layout ? kd_layout_n_fields (manifest->layout) : 0;
   reader->lanes = g_new0 (Lane *, MAX (reader->n_fields, 1));
-  reader->layout = manifest->layout ? kd_layout_copy (manifest->layout) : kd_layout_new ();
+  reader->layout = kd_cache_decoded_layout (manifest);
   kd_layout_remove (reader->layout, "sample.id");
   kd_layout_remove (reader->layout, "sample.view");
   for (guint i = 0; i < manifest->parts->len; i++)
@@ -345,7 +345,7 @@ take (KdCacheReader *reader, guint field, gint64 n, const gint64 *rows, GError *
 }
 
 KdTensor *
-kd_cache_reader_take (KdCacheReader *reader, const gchar *field, gint64 n, const gint64 *rows, GError **error)
+kd_cache_reader_take_stored (KdCacheReader *reader, const gchar *field, gint64 n, const gint64 *rows, GError **error)
 {
   const KdLayout *layout = reader->manifest->layout;
   KdTensor *tensor;
@@ -365,6 +365,30 @@ kd_cache_reader_take (KdCacheReader *reader, const gchar *field, gint64 n, const
   tensor = take (reader, kd_cache_field_index (reader->manifest, field), n, rows, error);
   g_mutex_unlock (&reader->lock);
   return tensor;
+}
+
+const KdCacheEncoding *
+kd_cache_reader_encoding (const KdCacheReader *reader, const gchar *field)
+{
+  return kd_cache_encoding_find (reader->manifest->encodings, field);
+}
+
+KdTensor *
+kd_cache_reader_take (KdCacheReader *reader, const gchar *field, gint64 n, const gint64 *rows, GError **error)
+{
+  const KdCacheEncoding *encoding = kd_cache_encoding_find (reader->manifest->encodings, field);
+  g_autoptr (KdTensor) stored = NULL, scale = NULL;
+
+  if (!encoding || !kd_cache_encoding_is_coded (encoding))
+    return kd_cache_reader_take_stored (reader, field, n, rows, error);
+  stored = kd_cache_reader_take_stored (reader, field, n, rows, error);
+  if (stored && kd_cache_encoding_levels (encoding)) {
+    g_autofree gchar *name = g_strconcat (field, KD_CACHE_SCALE, NULL);
+    scale = kd_cache_reader_take_stored (reader, name, n, rows, error);
+    if (!scale)
+      return NULL;
+  }
+  return stored ? kd_cache_decode (encoding, stored, scale, error) : NULL;
 }
 
 void

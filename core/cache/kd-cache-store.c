@@ -122,6 +122,47 @@ add_part (JsonBuilder *builder, const KdCachePart *part)
   json_builder_end_object (builder);
 }
 
+static void
+add_number (JsonBuilder *builder, const gchar *name, gdouble value)
+{
+  json_builder_set_member_name (builder, name);
+  json_builder_add_double_value (builder, value);
+}
+
+/* "dense" is what every version reads; a cache that has to be decoded says so where an old one looks. */
+static void
+add_encodings (JsonBuilder *builder, const KdCacheManifest *manifest)
+{
+  gboolean coded = FALSE;
+
+  for (guint i = 0; i < manifest->encodings->len; i++)
+    coded |= kd_cache_encoding_is_coded (g_ptr_array_index (manifest->encodings, i));
+  add_string (builder, "encoding", coded ? "coded" : "dense");
+  if (manifest->encodings->len == 0)
+    return;
+  json_builder_set_member_name (builder, "encodings");
+  json_builder_begin_array (builder);
+  for (guint i = 0; i < manifest->encodings->len; i++) {
+    const KdCacheEncoding *encoding = g_ptr_array_index (manifest->encodings, i);
+    json_builder_begin_object (builder);
+    add_string (builder, "field", encoding->field);
+    add_string (builder, "encoding", encoding->name);
+    add_int (builder, "rows", encoding->n_rows);
+    add_number (builder, "max-error", encoding->max_error);
+    add_number (builder, "mean-error", encoding->mean_error);
+    if (encoding->max_tail >= 0) {
+      add_number (builder, "max-tail", encoding->max_tail);
+      add_number (builder, "mean-tail", encoding->mean_tail);
+    }
+    if (encoding->size) {
+      add_int (builder, "universe", encoding->universe);
+      add_int (builder, "size", encoding->size);
+    }
+    json_builder_end_object (builder);
+  }
+  json_builder_end_array (builder);
+}
+
 gchar *
 kd_cache_manifest_print (const KdCacheManifest *manifest)
 {
@@ -135,7 +176,7 @@ kd_cache_manifest_print (const KdCacheManifest *manifest)
   add_string (builder, "created-by", manifest->created_by);
   json_builder_set_member_name (builder, "complete");
   json_builder_add_boolean_value (builder, manifest->complete);
-  add_string (builder, "encoding", "dense");
+  add_encodings (builder, manifest);
   add_string (builder, "fields", fields);
   add_int (builder, "rows", manifest->n_rows);
   add_int (builder, "block-rows", manifest->block_rows);

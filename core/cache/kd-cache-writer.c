@@ -36,6 +36,7 @@ kd_cache_writer_close (KdCacheWriter *writer)
   free_columns (writer, writer->spare);
   g_clear_error (&writer->broken);
   g_clear_pointer (&writer->pending, g_hash_table_unref);
+  g_clear_pointer (&writer->measured, g_ptr_array_unref);
   g_clear_pointer (&writer->index, kd_cache_index_free);
   g_clear_pointer (&writer->manifest, kd_cache_manifest_free);
   if (writer->lock >= 0)

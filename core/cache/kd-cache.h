@@ -27,10 +27,26 @@ typedef struct _KdCacheReader KdCacheReader;
  * Errors: KD_ERROR_IO (exists, not writable, no space), KD_ERROR_MISMATCH (resume with another identity, both given).
  */
 KD_API KdCacheWriter *kd_cache_writer_open (const gchar *path, gboolean resume, const KdCacheIdentity *identity, gsize part_bytes, GError **error);
+/**
+ * kd_cache_writer_set_encoding: how @field is stored; before the first rows. In a cache that is gone on with it has to be what it was.
+ * @encoding: one of kd_cache_encoding_names():
+ *   keep       as it comes (what fields without an encoding are)
+ *   float32, float16, bfloat16  rounded to nearest; read back as they are stored
+ *   logprob8   of float rows: log-probabilities in a byte each, with two float16 numbers a row (254 levels; kd-quantize.h has the law and its
+ *              bound). Of a field *.logits softmax's normaliser is taken away first; others are taken to be log-probabilities. Read back as float32
+ *   logprob5   the same with 30 levels: bytes that pack into five bits
+ *   index32, index16  int64 ids that are at least -1, in int32 or uint16 (65535 stands for -1); read back as int64
+ * Errors: KD_ERROR_RANGE (unknown), KD_ERROR_MISMATCH (the cache has another).
+ */
+KD_API gboolean kd_cache_writer_set_encoding (KdCacheWriter *writer, const gchar *field, const gchar *encoding, GError **error);
+/** kd_cache_encoding_names: (transfer none) NULL-terminated, those that can be asked for. */
+KD_API const gchar *const *kd_cache_encoding_names (void);
 /** kd_cache_writer_has: whether the row is committed already, or in the part that is being written. */
 KD_API gboolean kd_cache_writer_has (KdCacheWriter *writer, gint64 id, gint64 view);
 /** kd_cache_writer_n_committed: rows that outlive any crash from now on; the part that a thread writes counts once it is done. */
 KD_API gint64 kd_cache_writer_n_committed (KdCacheWriter *writer);
+/** kd_cache_writer_row_bytes: of one row as it is stored, with its key; 0 before the first rows. */
+KD_API gint64 kd_cache_writer_row_bytes (KdCacheWriter *writer);
 /** kd_cache_writer_expect: how many rows will come, to refuse at once when the disk cannot hold them. */
 KD_API void kd_cache_writer_expect (KdCacheWriter *writer, gint64 n_rows);
 /** kd_cache_writer_append: @ids [n], @views [n] (NULL: all 0), @tensors with n rows each. Rows already there are skipped. Full parts are
@@ -51,9 +67,23 @@ KD_API void kd_cache_reader_close (KdCacheReader *reader);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC (KdCacheReader, kd_cache_reader_close)
 KD_API gint64 kd_cache_reader_n_rows (const KdCacheReader *reader);
 KD_API gboolean kd_cache_reader_complete (const KdCacheReader *reader);
-/** kd_cache_reader_layout: (transfer none) without sample.id and sample.view. */
+/** kd_cache_reader_layout: (transfer none) as fields are read back, without sample.id and sample.view. */
 KD_API const KdLayout *kd_cache_reader_layout (const KdCacheReader *reader);
 KD_API const KdCacheIdentity *kd_cache_reader_identity (const KdCacheReader *reader);
+/**
+ * KdCacheEncoding: how a field is stored, and how far that is from what came: measured at the capture over @n_rows rows, in the field's own units.
+ * @max_error: of any value; @mean_error: over rows, of the mean over a row's values. Rows with NaN are left out.
+ * @max_tail, @mean_tail: of log-probabilities of the k largest: the probability that is not in them; -1 where that has no meaning
+ * @universe, @size: of packed ids: above the largest, and how many a row has; else 0
+ */
+typedef struct {
+  const gchar *field, *name; /* interned */
+  gint64 n_rows;
+  gdouble max_error, mean_error, max_tail, mean_tail;
+  gint64 universe, size;
+} KdCacheEncoding;
+/** kd_cache_reader_encoding: (transfer none) of @field, or NULL when it is kept as it came. */
+KD_API const KdCacheEncoding *kd_cache_reader_encoding (const KdCacheReader *reader, const gchar *field);
 /** KdCacheInfo: numbers about a cache. @bytes: of all parts' files; @row_bytes: of one row's values; @packed: one self-contained file. */
 typedef struct {
   const gchar *created_by; /* (transfer none) */

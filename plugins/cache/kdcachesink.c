@@ -8,16 +8,22 @@
  * ## Fields
  *  - sample.id: int64 [N]; sample.view: int64 [N], optional (0)
  *  - those named in `fields`, or all teacher.* that have rows
+ * ## Encodings
+ * `encoding` says how fields are stored, NAME for all fields that it is for or FIELD=NAME, with commas: float32, float16, bfloat16; logprob8 and
+ * logprob5 (log-probabilities in a byte); index32, index16 (ids). `topk` and `sampled` cut teacher.logits down to `k` ids a row, as kdlogittopk
+ * and kdlogitsample do: ids are stored as small as they can be, log-probabilities and weights as float16 unless told. What each encoding
+ * costs is measured and stored; `kd cache info` shows it. core/cache/README.md has the numbers.
  * ## Messages
  * Element message kd-progress (samples, total, committed, samples-per-second, bytes-per-second), twice a second.
  * ## Errors
- * No teacher field; a cache that is there already; a cache of another teacher, data set or preprocessing; a disk that cannot hold the rows.
+ * No teacher field; an encoding that is none or is for no field; a number that float16 does not hold; a cache that is there already; a cache of another teacher, data set or preprocessing; a disk that cannot hold the rows.
  * ## Source
  * The format: schemas/batch-file.md and schemas/cache-manifest.schema.json
  * ## Example
  * |[ gst-launch-1.0 kdh5src location=train.h5 ! kdteacher arch='mlp dims=64,32,10' weights=t.safetensors ! kdcachesink location=t.h5 ]|
+ * |[ kd launch 'kdh5src location=train.h5 ! kdteacher arch="mlp dims=64,32,10" weights=t.safetensors ! kdcachesink location=t.h5 encoding=topk k=4' ]|
  */
-#include <kd/kd.h>
+#include "kdcachesink.h"
 
 #include <string.h>
 
@@ -26,9 +32,10 @@
 #define IDENTITY_WAIT_US G_USEC_PER_SEC
 
 typedef struct {
-  gchar *location, *fields;
+  gchar *location, *fields, *encoding;
   gboolean resume;
-  gint64 part_bytes;
+  gint64 part_bytes, k;
+  guint64 seed;
   gint dtype;
 } KdCacheSinkParams;
 
@@ -45,7 +52,10 @@ static const KdParam kd_cache_sink_params[] = {
   KD_PARAM_STRING (KdCacheSinkParams, fields, "", "Fields to keep, with commas; empty: all teacher.*"),
   KD_PARAM_BOOL (KdCacheSinkParams, resume, FALSE, "Go on with the cache if it is there"),
   KD_PARAM_INT (KdCacheSinkParams, part_bytes, 1, G_MAXINT64 / 4, (gint64) 64 << 20, "Rows are committed whenever this many bytes are together"),
-  KD_PARAM_ENUM (KdCacheSinkParams, dtype, dtypes, 0, "Stored precision of floating-point fields"),
+  KD_PARAM_ENUM (KdCacheSinkParams, dtype, dtypes, 0, "Stored precision of floating-point fields that `encoding` does not name"),
+  KD_PARAM_STRING (KdCacheSinkParams, encoding, "", "NAME for all fields it is for, or FIELD=NAME, with commas: float16, logprob8, topk, sampled ..."),
+  KD_PARAM_INT (KdCacheSinkParams, k, 1, 1 << 20, 64, "Ids a row with encoding=topk, draws a row with encoding=sampled"),
+  KD_PARAM_UINT64 (KdCacheSinkParams, seed, 0, "Key of the random numbers of encoding=sampled"),
   KD_PARAM_END
 };
 
@@ -61,8 +71,7 @@ static const KdDesc kd_cache_sink_desc = {
 typedef struct {
   KdSink parent;
   KdCacheWriter *writer;
-  GPtrArray *names; /* interned, of the fields to keep */
-  gsize row_bytes;
+  KdCachePlan plan;
   GMutex lock; /* guards identity; the query may come from another thread than the event */
   GCond arrived;
   KdCacheIdentity identity;
@@ -161,39 +170,20 @@ kd_cache_sink_query (KdSink *sink, GstQuery *query)
 }
 
 static gboolean
-fail_field (KdCacheSink *self, const gchar *field, const KdLayout *layout, GError **error)
-{
-  g_autofree gchar *names = kd_layout_names (layout), *providers = kd_providers (field);
-
-  g_set_error (error, KD_ERROR, KD_ERROR_FIELD, "Field missing: element=%s, field=%s, layout=\"%s\"; put %s before it", GST_OBJECT_NAME (self), field,
-      names, providers);
-  return FALSE;
-}
-
-static gboolean
 kd_cache_sink_negotiate (KdSink *sink, const KdLayout *layout, GError **error)
 {
   KdCacheSink *self = self_of (sink);
   const KdCacheSinkParams *p = kd_sink_params (sink);
-  g_auto (GStrv) wanted = g_strsplit (p->fields ? p->fields : "", ",", -1);
   const KdLayoutField *id = kd_layout_find (layout, "sample.id"), *view = kd_layout_find (layout, "sample.view");
+  const KdCachePlanCall call = { GST_OBJECT_NAME (self), p->fields, p->encoding, p->dtype ? kd_dtype_name ((KdDtype) p->dtype) : NULL, p->k, p->seed };
 
-  g_ptr_array_set_size (self->names, 0);
-  for (guint i = 0; i < kd_layout_n_fields (layout) && !wanted[0]; i++) {
-    const KdLayoutField *field = kd_layout_nth (layout, i);
-    if (g_str_has_prefix (field->name, "teacher.") && field->rank > 0)
-      g_ptr_array_add (self->names, (gpointer) field->name);
+  if (!kd_cache_plan_make (&self->plan, &call, layout, error))
+    return FALSE;
+  if (!id) {
+    g_autofree gchar *names = kd_layout_names (layout), *providers = kd_providers ("sample.id");
+    g_set_error (error, KD_ERROR, KD_ERROR_FIELD, "Field missing: element=%s, field=sample.id, layout=\"%s\"; put %s before it", GST_OBJECT_NAME (self), names, providers);
+    return FALSE;
   }
-  for (guint i = 0; wanted[i]; i++) {
-    const KdLayoutField *field = kd_layout_find (layout, g_strstrip (wanted[i]));
-    if (!field)
-      return fail_field (self, wanted[i], layout, error);
-    g_ptr_array_add (self->names, (gpointer) field->name);
-  }
-  if (self->names->len == 0)
-    return fail_field (self, "teacher.logits", layout, error);
-  if (!id)
-    return fail_field (self, "sample.id", layout, error);
   if (id->dtype == KD_INT64 && id->rank == 1 && (!view || (view->dtype == KD_INT64 && view->rank == 1)))
     return TRUE;
   g_set_error (error, KD_ERROR, KD_ERROR_DTYPE, "Keys are not int64 rows: element=%s, sample.id=%s, sample.view=%s", GST_OBJECT_NAME (self),
@@ -218,48 +208,59 @@ report (KdCacheSink *self, gboolean last)
       gst_message_new_element (GST_OBJECT (self),
           gst_structure_new ("kd-progress", "samples", G_TYPE_INT64, self->n_seen, "total", G_TYPE_INT64, self->total, "committed", G_TYPE_INT64,
               kd_cache_writer_n_committed (self->writer), "samples-per-second", G_TYPE_DOUBLE, rate, "bytes-per-second", G_TYPE_DOUBLE,
-              rate * (gdouble) self->row_bytes, NULL)));
+              rate * (gdouble) kd_cache_writer_row_bytes (self->writer), NULL)));
 }
 
-/* (transfer full) the field as it is stored. */
-static KdTensor *
-field_to_store (KdCacheSink *self, KdBatch *batch, const gchar *name, GError **error)
+static gboolean
+gather_fields (KdCacheSink *self, KdBatch *batch, GPtrArray *tensors, GError **error)
 {
-  const KdCacheSinkParams *p = kd_sink_params (KD_SINK (self));
-  KdTensor *tensor = kd_batch_read (batch, name);
-
-  if (!tensor) {
-    g_set_error (error, KD_ERROR, KD_ERROR_FIELD, "Field missing: element=%s, field=%s, batch=%" G_GUINT64_FORMAT ", though the layout promised it",
-        GST_OBJECT_NAME (self), name, batch->index);
-    return NULL;
+  for (guint i = 0; i < self->plan.names->len; i++) {
+    const gchar *name = g_ptr_array_index (self->plan.names, i);
+    KdTensor *tensor = kd_batch_read (batch, name);
+    if (!tensor) {
+      g_set_error (error, KD_ERROR, KD_ERROR_FIELD, "Field missing: element=%s, field=%s, batch=%" G_GUINT64_FORMAT ", though the layout promised it", GST_OBJECT_NAME (self), name,
+          batch->index);
+      return FALSE;
+    }
+    g_ptr_array_add (tensors, kd_tensor_ref (tensor));
   }
-  if (p->dtype == 0 || !(tensor->dtype & KD_ANY_FLOAT))
-    return kd_tensor_ref (tensor);
-  return kd_tensor_cast (tensor, (KdDtype) p->dtype, error);
+  return TRUE;
+}
+
+/* With the first batch: a cache that is gone on with may have been opened before the layout was known. */
+static gboolean
+set_encodings (KdCacheSink *self, GError **error)
+{
+  for (guint i = 0; i < self->plan.names->len && self->n_seen == 0; i++) {
+    const gchar *encoding = g_ptr_array_index (self->plan.encodings, i);
+    if (!kd_cache_writer_set_encoding (self->writer, g_ptr_array_index (self->plan.names, i), encoding ? encoding : "keep", error))
+      return FALSE;
+  }
+  return TRUE;
+}
+
+static gboolean
+append_batch (KdCacheSink *self, GstBuffer *buffer, KdBatch *batch, GError **error)
+{
+  g_autoptr (GPtrArray) tensors = g_ptr_array_new_with_free_func ((GDestroyNotify) kd_tensor_unref);
+  const KdTensor *ids = kd_batch_read (batch, "sample.id"), *views = kd_batch_read (batch, "sample.view");
+  g_autoptr (GstBuffer) cut = NULL;
+
+  if (!open_writer (self, error) || !set_encodings (self, error))
+    return FALSE;
+  cut = kd_cache_plan_cut (&self->plan, buffer, batch, error);
+  return cut && gather_fields (self, kd_batch_get (cut), tensors, error) &&
+      kd_cache_writer_append (self->writer, batch->n_samples, ids->data, views ? views->data : NULL, tensors->len,
+          (const gchar *const *) self->plan.names->pdata, (KdTensor *const *) tensors->pdata, error);
 }
 
 static gboolean
 kd_cache_sink_write (KdSink *sink, GstBuffer *buffer, KdBatch *batch, GError **error)
 {
   KdCacheSink *self = self_of (sink);
-  g_autoptr (GPtrArray) tensors = g_ptr_array_new_with_free_func ((GDestroyNotify) kd_tensor_unref);
-  const KdTensor *ids = kd_batch_read (batch, "sample.id"), *views = kd_batch_read (batch, "sample.view");
 
-  if (!open_writer (self, error)) {
-    self->failed = TRUE;
-    return FALSE;
-  }
-  self->row_bytes = 2 * sizeof (gint64);
-  for (guint i = 0; i < self->names->len; i++) {
-    KdTensor *tensor = field_to_store (self, batch, g_ptr_array_index (self->names, i), error);
-    if (!tensor)
-      return FALSE;
-    g_ptr_array_add (tensors, tensor);
-    self->row_bytes += kd_tensor_row_elements (tensor) * kd_dtype_size (tensor->dtype);
-  }
   self->inside_epoch = TRUE;
-  if (!kd_cache_writer_append (self->writer, batch->n_samples, ids->data, views ? views->data : NULL, tensors->len,
-          (const gchar *const *) self->names->pdata, (KdTensor *const *) tensors->pdata, error)) {
+  if (!append_batch (self, buffer, batch, error)) {
     self->failed = TRUE;
     return FALSE;
   }
@@ -312,6 +313,7 @@ kd_cache_sink_stop (KdSink *sink)
   KdCacheSink *self = self_of (sink);
 
   g_clear_pointer (&self->writer, kd_cache_writer_close);
+  kd_cache_plan_clear (&self->plan);
   kd_cache_identity_clear (&self->identity);
   self->has_identity = self->inside_epoch = self->failed = FALSE;
   self->total = self->n_epochs = self->epochs_done = self->n_seen = self->n_reported = 0;
@@ -323,7 +325,6 @@ kd_cache_sink_finalize (GObject *object)
   KdCacheSink *self = (KdCacheSink *) object;
 
   kd_cache_sink_stop (KD_SINK (object));
-  g_ptr_array_unref (self->names);
   g_mutex_clear (&self->lock);
   g_cond_clear (&self->arrived);
   G_OBJECT_CLASS (kd_cache_sink_parent_class)->finalize (object);
@@ -349,7 +350,6 @@ kd_cache_sink_class_init (KdCacheSinkClass *klass)
 static void
 kd_cache_sink_init (KdCacheSink *self)
 {
-  self->names = g_ptr_array_new ();
   g_mutex_init (&self->lock);
   g_cond_init (&self->arrived);
 }
