@@ -11,6 +11,7 @@
 #include "math/kd-standardize.h"
 #include "math/kd-decoupled.h"
 #include "math/kd-relation.h"
+#include "math/kd-eigen.h"
 #include "math/kd-topk.h"
 #include "batch/kd-tensor.h"
 #include "batch/kd-layout.h"

@@ -61,12 +61,11 @@ kd_leaf_write_results (KdLeafElement *self, const KdTransformDesc *desc, GError 
   g_autoptr (GstBuffer) buffer = NULL;
   KdBatch *batch;
 
-  if (!desc->conclude || !leaf->state || kd_element_is_dry_run (GST_ELEMENT (self)))
+  /* without a file nobody wants it */
+  if (!desc->conclude || !leaf->state || !path || !*path || kd_element_is_dry_run (GST_ELEMENT (self)))
     return TRUE;
   buffer = kd_batch_buffer_new (0, &batch);
   if (!kd_transform_desc_conclude (desc, params, leaf->state, batch, error))
     return FALSE;
-  if (kd_batch_n_fields (batch) == 0 || !path || !*path)
-    return TRUE;
-  return write_file (path, (const KdDesc *) desc, leaf->teacher, batch, error);
+  return kd_batch_n_fields (batch) == 0 || write_file (path, (const KdDesc *) desc, leaf->teacher, batch, error);
 }

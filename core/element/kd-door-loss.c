@@ -205,6 +205,9 @@ kd_loss_run_bound (const KdLossDesc *desc, const KdBinding *binding, gconstpoint
   }
   grad_norm2 = gradients_end (binding, batch, measure, &gradients);
   kd_outputs_put (binding, result.out, batch);
+  /* What a loss shows of a teacher has been used: kdtrain looks for teacher's fields that nobody wanted. */
+  for (guint i = 0; i < binding->n_out; i++)
+    kd_batch_read (batch, binding->out[i].name);
   if (!isfinite (result.loss))
     return kd_rows_find_bad (binding, batch, in, &rows, error);
   report_loss (desc, binding, &result, grad_norm2, measure, (gdouble) rows.n_counted, batch);

@@ -75,6 +75,8 @@ KD_API gboolean kd_param_set_save (KdParamSet *set, const gchar *path, const gch
 /** kd_param_set_load: names and shapes must agree in both directions (KD_ERROR_MISMATCH names the first that does not);
  * float16, bfloat16 and float64 files are converted. */
 KD_API gboolean kd_param_set_load (KdParamSet *set, const gchar *path, GError **error);
+/** kd_safetensors_read: (transfer full) one tensor of a safetensors file, as float32; KD_ERROR_FIELD names those that are there. */
+KD_API KdTensor *kd_safetensors_read (const gchar *path, const gchar *name, GError **error);
 /** kd_safetensors_metadata: (transfer full) the `__metadata__` of a safetensors file, string -> string; empty when it has none. */
 KD_API GHashTable *kd_safetensors_metadata (const gchar *path, GError **error);
 

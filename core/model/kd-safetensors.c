@@ -300,6 +300,30 @@ kd_param_set_load (KdParamSet *set, const gchar *path, GError **error)
   return loaded;
 }
 
+KdTensor *
+kd_safetensors_read (const gchar *path, const gchar *name, GError **error)
+{
+  g_auto (File) file = { .fd = -1 };
+  g_autoptr (KdTensor) tensor = NULL;
+  Entry entry;
+
+  if (!file_open (&file, path, error))
+    return NULL;
+  if (!json_object_has_member (file.header, name) || g_str_equal (name, "__metadata__")) {
+    g_autoptr (GList) names = json_object_get_members (file.header);
+    g_autoptr (GString) text = g_string_new (NULL);
+    for (GList *l = names; l; l = l->next)
+      if (!g_str_equal (l->data, "__metadata__"))
+        g_string_append_printf (text, "%s%s", text->len ? " " : "", (const gchar *) l->data);
+    g_set_error (error, KD_ERROR, KD_ERROR_FIELD, "Tensor not in the file: path=\"%s\", tensor=\"%s\", tensors=\"%s\"", path, name, text->str);
+    return NULL;
+  }
+  if (!read_entry (&file, name, &entry, error))
+    return NULL;
+  tensor = kd_tensor_new (KD_FLOAT32, entry.rank, entry.dims);
+  return read_values (&file, &entry, tensor->data, kd_tensor_n_elements (tensor), error) ? g_steal_pointer (&tensor) : NULL;
+}
+
 GHashTable *
 kd_safetensors_metadata (const gchar *path, GError **error)
 {

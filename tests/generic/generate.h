@@ -3,7 +3,7 @@
 #include "kd-leaf.h"
 
 /* What cannot be guessed from a table: properties that have no default. */
-static const gchar *const extra_properties[][2] = { { "kdmixup", "classes=4" }, { "kdlogittopk", "k=2" } };
+static const gchar *const extra_properties[][2] = { { "kdmixup", "classes=4" }, { "kdlogittopk", "k=2" }, { "kdlelp", "subclasses=3" }, { "kdlogitmerge", "subclasses=3" } };
 
 typedef struct {
   KdRandom random;
@@ -89,6 +89,7 @@ shape_init (Shape *shape, guint64 seed)
   shape->trailing[1] = 1 + (gint64) kd_random_below (&shape->random, 3);
   for (guint i = 0; i < 26; i++)
     shape->letter[i] = 2 + (gint64) kd_random_below (&shape->random, 7);
+  shape->letter['M' - 'A'] = 3 * shape->letter['C' - 'A']; /* outputs of a model with three subclasses a class */
   shape->optional = kd_random_u32 (&shape->random);
   shape->weights = kd_random_below (&shape->random, 2);
 }
