@@ -23,6 +23,7 @@ typedef enum {
  * @reject_infinite: make the value of a row with an infinite logit NaN; else ids with an infinite logit in either table add nothing and
  *   get no gradient (forward KL with @cross_entropy: only the student's count, as DistiLLM does)
  * @grad: float32 [n, size] to add to, or NULL
+ * @fresh: @grad is memory that nobody has written to: every row is written instead, with 0 where it has no gradient (coef 0, value NaN)
  * @value: [n] of double: each row's divergence in nats, 0 where coef is 0, NaN where a logit is NaN or +infinity
  * @level: 0, or the highest instruction set to use (kd_cpu_level), for tests and measurements
  */
@@ -37,6 +38,7 @@ typedef struct {
   double beta, alpha, lambda, mu;
   int cross_entropy, reject_infinite;
   float *grad;
+  int fresh;
   double *value;
   int level;
 } KdDivergence;

@@ -305,7 +305,11 @@ kd_mixture_rows (const KdDivergence *call)
     row.ref_t = row.ref_s + n_blocks;
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < call->n; i++)
-      call->value[i] = call->coef[i] != 0.0 ? mixture_row (call, &measure, i, &row, level) : 0.0;
+      {
+        if (call->grad && call->fresh)
+          memset (call->grad + i * call->size, 0, (size_t) call->size * sizeof (float));
+        call->value[i] = call->coef[i] != 0.0 ? mixture_row (call, &measure, i, &row, level) : 0.0;
+      }
     free (scratch);
   }
 }

@@ -1,114 +1,139 @@
 #include "kd-xent.h"
-#include "kd-kernel.h"
+#include "kd-row.h"
 
-/* What one pass over a row finds: reference, sum of exponentials, sum of differences, sum of targets, sum of target x difference. */
+/* What one pass over a row finds: exponentials and their sum, sum of the powers, sum of targets, sum of target x power. */
 typedef struct {
-  float max;
-  double z, sum, target, cross;
-} Running;
+  KdTable x;
+  double sum, target, cross;
+} Row;
 
-KD_BODY void
-move_reference (Running *run, float max, int64_t n_before)
+typedef struct {
+  float z, sum, target, cross, top;
+} Sums;
+
+KD_BODY Sums
+block_sums (const float *x, const float *soft, int64_t n, float reference, int smooth, float *restrict e)
 {
-  double step = (double) run->max - max;
+  float z = 0.0f, sum = 0.0f, target = 0.0f, cross = 0.0f, top = -FLT_MAX;
 
-  if (!(max > run->max))
-    return;
-  if (n_before > 0) {
-    run->z *= exp (step);
-    run->sum += (double) n_before * step;
-    run->cross += run->target * step;
-  }
-  run->max = max;
-}
-
-KD_BODY void
-block_sums (const float *x, const float *soft, int64_t n, int smooth, Running *run)
-{
-  float max = run->max, z = 0.0f, sum = 0.0f, target = 0.0f, cross = 0.0f;
-
-#pragma omp simd reduction(+ \
-                           : z, sum, target, cross)
+#pragma omp simd reduction(+                                      \
+                           : z, sum, target, cross) reduction(max \
+                                                              : top)
   for (int64_t i = 0; i < n; i++) {
-    float d = x[i] - max;
-    z += kd_expf (d);
+    float y = (x[i] - reference) * (float) KD_LOG2E;
+    e[i] = kd_exp2f (y);
+    z += e[i];
+    top = y > top ? y : top;
     if (smooth)
-      sum += d;
+      sum += y;
     if (soft) {
       target += soft[i];
-      cross += soft[i] * d;
+      cross += soft[i] * y;
     }
   }
-  run->z += z;
-  run->sum += sum;
-  run->target += target;
-  run->cross += cross;
+  return (Sums) { z, sum, target, cross, top };
 }
 
+/* From memory into the scratch. @start: the first reference at least. */
 KD_BODY void
-block_gradient (const float *x, const float *soft, int64_t n, float max, float a, float b, float s, float *grad)
+first_pass (const float *x, const float *soft, int64_t size, Row *row, float start, int smooth)
 {
-#pragma omp simd
-  for (int64_t i = 0; i < n; i++) {
-    float target = soft ? s * soft[i] + b : b;
-    grad[i] += a * kd_expf (x[i] - max) - target;
+  row->x.reference = start;
+  row->x.z = row->sum = row->target = row->cross = 0.0;
+  for (int64_t at = 0; at < size; at += KD_BLOCK) {
+    int64_t n = kd_block_length (size, at);
+    int raise = at == 0;
+    Sums sums;
+
+    kd_prefetch (x + at + KD_AHEAD, n * 4);
+    if (soft)
+      kd_prefetch (soft + at + KD_AHEAD, n * 4);
+    do {
+      if (raise) {
+        double step = kd_table_raise (&row->x, kd_block_top (x + at, n), (float) KD_LOG2E);
+        row->sum += (double) at * step;
+        row->cross += row->target * step;
+      }
+      sums = block_sums (x + at, soft ? soft + at : NULL, n, row->x.reference, smooth, row->x.e + at);
+      raise = !raise && sums.top > KD_RISE;
+    } while (raise);
+    row->x.reference_of[at / KD_BLOCK] = row->x.reference;
+    row->x.z += sums.z;
+    row->sum += sums.sum;
+    row->target += sums.target;
+    row->cross += sums.cross;
   }
 }
 
-/* Below this the logarithm of the sum is taken again without its largest term. */
+/* a e - (s soft + b), from the scratch into the gradient, from behind; ahead of it the next row is read. */
+KD_BODY void
+last_pass (const float *next, const float *soft, int64_t size, const Row *row, double a, float b, float s, float *grad, KdPut put)
+{
+  int64_t last = (size - 1) / KD_BLOCK * KD_BLOCK, ahead = put == KD_PUT_STREAM && size <= KD_PREFETCH_SIZE ? size / 2 : 0;
+  float out[KD_BLOCK] __attribute__ ((aligned (64)));
+
+  for (int64_t at = last; at >= 0; at -= KD_BLOCK) {
+    int64_t n = kd_block_length (size, at);
+    const float *restrict e = row->x.e + at;
+    float factor = (float) (a * exp2 (kd_table_step (&row->x, at / KD_BLOCK, (float) KD_LOG2E)));
+    if (last - at < ahead)
+      kd_prefetch (next + (last - at), n * 4);
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++)
+      out[i] = factor * e[i] - (soft ? s * soft[at + i] + b : b);
+    kd_put_block (grad + at, out, n, put);
+  }
+}
+
+/* Below this a value is made again relative to the largest logit and the logarithm without its largest term. */
 #define SMALL 0.0625
 
 KD_BODY void
-row_kind (const KdXent *call, int64_t row, double *ret_value, int soft, int smooth)
+row_kind (const KdXent *call, int64_t index, float *scratch, KdPut put, double *ret_value, int soft, int smooth)
 {
-  const float *x = call->logits + row * call->size, *y = soft ? call->soft + row * call->size : NULL;
-  float *grad = call->grad ? call->grad + row * call->size : NULL;
-  double eps = smooth ? call->smoothing : 0.0, even = eps / (double) call->size, total, c, log_z;
-  Running run = { .max = -FLT_MAX };
+  const float *x = call->logits + index * call->size, *y = soft ? call->soft + index * call->size : NULL;
+  float *grad = call->grad ? call->grad + index * call->size : NULL;
+  double eps = smooth ? call->smoothing : 0.0, even = eps / (double) call->size, total, c, log_z, value;
+  Row row;
 
-  *ret_value = NAN;
-  for (int64_t at = 0; at < call->size; at += KD_BLOCK) {
-    int64_t n = call->size - at < KD_BLOCK ? call->size - at : KD_BLOCK;
-    int fast;
-    float max = kd_block_max (x + at, n, &fast);
-    if (!fast)
-      return;
-    move_reference (&run, max, at);
-    block_sums (x + at, soft ? y + at : NULL, n, smooth, &run);
+  kd_table_init (&row.x, scratch, call->size);
+  first_pass (x, y, call->size, &row, -FLT_MAX, smooth);
+  for (int small = 0; small < 2; small++) {
+    float top = small ? kd_block_top (x, call->size) : 0.0f;
+
+    if (small && top > row.x.reference)
+      first_pass (x, y, call->size, &row, top, smooth);
+    if (!soft) {
+      row.target = 1.0;
+      row.cross = ((double) x[call->label[index]] - row.x.reference) * KD_LOG2E;
+    }
+    total = (1.0 - eps) * row.target + eps;
+    log_z = small ? kd_log_sum_small (x, call->size, top, 1.0f) : log (row.x.z);
+    value = total * log_z - KD_LN2 * ((1.0 - eps) * row.cross + (smooth ? even * row.sum : 0.0));
+    if (!(value < SMALL))
+      break;
   }
-  if (!soft) {
-    run.target = 1.0;
-    run.cross = (double) x[call->label[row]] - run.max;
-  }
-  total = (1.0 - eps) * run.target + eps;
-  log_z = log (run.z);
-  if (log_z < SMALL)
-    log_z = kd_log_sum_small (x, call->size, run.max, 1.0f);
-  *ret_value = total * log_z - (1.0 - eps) * run.cross - (smooth ? even * run.sum : 0.0);
-  if (!grad)
+  *ret_value = isfinite (value) && isfinite (log_z) ? value : NAN;
+  if (!grad || isnan (*ret_value))
     return;
-  c = call->coef[row] * call->scale;
-  for (int64_t at = 0; at < call->size; at += KD_BLOCK) {
-    int64_t n = call->size - at < KD_BLOCK ? call->size - at : KD_BLOCK;
-    block_gradient (x + at, soft ? y + at : NULL, n, run.max, (float) (c * total / run.z), (float) (c * even), (float) (c * (1.0 - eps)),
-        grad + at);
-  }
+  c = call->coef[index] * call->scale;
+  last_pass (x + call->size, y, call->size, &row, c * total / row.x.z, (float) (c * even), (float) (c * (1.0 - eps)), grad, put);
   if (!soft)
-    grad[call->label[row]] -= (float) (c * (1.0 - eps));
+    grad[call->label[index]] -= (float) (c * (1.0 - eps));
 }
 
 KD_BODY void
-row_fast_body (const KdXent *call, int64_t row, double *ret_value)
+row_fast_body (const KdXent *call, int64_t index, float *scratch, KdPut put, double *ret_value)
 {
   if (call->soft)
-    row_kind (call, row, ret_value, 1, 1);
+    row_kind (call, index, scratch, put, ret_value, 1, 1);
   else if (call->smoothing > 0.0)
-    row_kind (call, row, ret_value, 0, 1);
+    row_kind (call, index, scratch, put, ret_value, 0, 1);
   else
-    row_kind (call, row, ret_value, 0, 0);
+    row_kind (call, index, scratch, put, ret_value, 0, 0);
 }
 
-KD_KERNEL (row_fast, (const KdXent *call, int64_t row, double *ret_value), (call, row, ret_value))
+KD_KERNEL (row_fast, (const KdXent *call, int64_t index, float *scratch, KdPut put, double *ret_value), (call, index, scratch, put, ret_value))
 
 static double
 exact_target (const KdXent *call, int64_t row, int64_t i)
@@ -146,20 +171,34 @@ row_exact (const KdXent *call, int64_t row)
   return value;
 }
 
+static double
+xent_row (const KdXent *call, int64_t index, float *scratch, KdPut put, int level)
+{
+  double value = 0.0;
+
+  if (call->coef[index] != 0.0) {
+    row_fast[level](call, index, scratch, put, &value);
+    if (!isnan (value))
+      return value;
+  }
+  kd_put_nothing (call->grad ? call->grad + index * call->size : NULL, call->size, put);
+  return call->coef[index] != 0.0 ? row_exact (call, index) : 0.0;
+}
+
 void
 kd_xent_rows (const KdXent *call)
 {
   int level = kd_kernel_level (call->level);
+  KdPut put = kd_put_kind (call->fresh, call->n, call->size);
 
-#pragma omp parallel for schedule(static) if (call->n > 1 && call->n * call->size >= KD_PARALLEL_ELEMENTS)
-  for (int64_t row = 0; row < call->n; row++) {
-    double value = 0.0;
-    if (call->coef[row] != 0.0) {
-      row_fast[level](call, row, &value);
-      if (isnan (value))
-        value = row_exact (call, row);
-    }
-    call->value[row] = value;
+#pragma omp parallel if (call->n > 1 && call->n * call->size >= KD_PARALLEL_ELEMENTS)
+  {
+    float *scratch = kd_scratch_new (kd_table_floats (call->size));
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < call->n; i++)
+      call->value[i] = xent_row (call, i, scratch, put, level);
+    kd_put_end (put);
+    free (scratch);
   }
 }
 

@@ -8,7 +8,7 @@
  * @label: [n] class of each row (read on counted rows only, in [0, size)), or NULL with @soft
  * @soft: float32 [n, size], a target distribution a row (used as it is; need not sum to 1), or NULL
  * @smoothing: eps; the target becomes (1 - eps) target + eps / size
- * @coef, @scale, @grad, @value, @level: as in KdDivergence
+ * @coef, @scale, @grad, @fresh, @value, @level: as in KdDivergence
  */
 typedef struct {
   int64_t n, size;
@@ -19,6 +19,7 @@ typedef struct {
   const double *coef;
   double scale;
   float *grad;
+  int fresh;
   double *value;
   int level;
 } KdXent;

@@ -36,7 +36,7 @@ enum { LOGITS,
   LABEL,
   SOFT };
 static const KdFieldSpec kd_ce_fields[] = {
-  [LOGITS] = { "student.logits", KD_FLOAT32, "* C", KD_FIELD_GRAD },
+  [LOGITS] = { "student.logits", KD_FLOAT32, "* C", KD_FIELD_GRAD | KD_FIELD_FRESH },
   [LABEL] = { "label", KD_INT64, "*", KD_FIELD_OPTIONAL | KD_FIELD_LABEL },
   [SOFT] = { "label.soft", KD_FLOAT32, "* C", KD_FIELD_OPTIONAL },
   KD_FIELD_END
@@ -81,6 +81,7 @@ kd_ce_evaluate (const KdCall *call, KdLossResult *ret, GError **error)
       .coef = rows->coef,
       .scale = 1.0,
       .grad = ret->grad[LOGITS],
+      .fresh = ret->fresh[LOGITS],
       .value = value,
   });
   ret->loss = kd_rows_sum (rows->n, rows->coef, value);

@@ -90,7 +90,7 @@ enum { STUDENT,
   TEACHER,
   LABEL };
 static const KdFieldSpec kd_divergence_fields[] = {
-  [STUDENT] = { "student.logits", KD_FLOAT32, "* V", KD_FIELD_GRAD },
+  [STUDENT] = { "student.logits", KD_FLOAT32, "* V", KD_FIELD_GRAD | KD_FIELD_FRESH },
   [TEACHER] = { "teacher.logits", KD_FLOAT32 | KD_FLOAT16 | KD_BFLOAT16, "* V" },
   [LABEL] = { "label", KD_ANY_INT, "N ...", KD_FIELD_OPTIONAL | KD_FIELD_LABEL },
   KD_FIELD_END
@@ -121,6 +121,7 @@ kd_divergence_evaluate (const KdCall *call, KdLossResult *ret, GError **error)
       .cross_entropy = !p->entropy_term,
       .reject_infinite = p->inf_policy == INF_REJECT,
       .grad = ret->grad[STUDENT],
+      .fresh = ret->fresh[STUDENT],
       .value = value,
   });
   ret->loss = scale * kd_rows_sum (rows->n, rows->coef, value);

@@ -45,7 +45,7 @@ enum { STUDENT,
   LABEL,
   SOFT };
 static const KdFieldSpec kd_hinton_fields[] = {
-  [STUDENT] = { "student.logits", KD_FLOAT32, "* C", KD_FIELD_GRAD },
+  [STUDENT] = { "student.logits", KD_FLOAT32, "* C", KD_FIELD_GRAD | KD_FIELD_FRESH },
   [TEACHER] = { "teacher.logits", KD_FLOAT32 | KD_FLOAT16 | KD_BFLOAT16, "* C" },
   [LABEL] = { "label", KD_INT64, "*", KD_FIELD_OPTIONAL | KD_FIELD_LABEL },
   [SOFT] = { "label.soft", KD_FLOAT32, "* C", KD_FIELD_OPTIONAL },
@@ -87,8 +87,10 @@ add_labels (const KdCall *call, KdLossResult *ret, gdouble *value, GError **erro
       .coef = rows->coef,
       .scale = p->ce_weight,
       .grad = p->ce_weight > 0 ? ret->grad[STUDENT] : NULL,
+      .fresh = ret->fresh[STUDENT],
       .value = value,
   });
+  ret->fresh[STUDENT] = ret->fresh[STUDENT] && !(p->ce_weight > 0);
   ret->term[TERM_CE] = kd_rows_sum (rows->n, rows->coef, value);
   return TRUE;
 }
@@ -111,6 +113,7 @@ add_teacher (const KdCall *call, const gfloat *student, const void *teacher, KdR
       .temperature = p->temperature,
       .scale = p->kd_weight * t2,
       .grad = p->kd_weight > 0 ? grad : NULL,
+      .fresh = grad == ret->grad[STUDENT] && ret->fresh[STUDENT],
       .value = value,
   });
   ret->term[TERM_KD] = t2 * kd_rows_sum (rows->n, rows->coef, value);
@@ -145,6 +148,8 @@ kd_hinton_evaluate (const KdCall *call, KdLossResult *ret, GError **error)
 
   if (!add_labels (call, ret, value, error))
     return FALSE;
+  if (ret->fresh[STUDENT] && (p->standardize || p->kd_weight == 0)) /* what comes adds, or nothing comes */
+    memset (ret->grad[STUDENT], 0, (gsize) (rows->n * kd_call_size (call, 'C')) * sizeof (gfloat));
   if (p->standardize)
     add_teacher_standardized (call, ret, value);
   else
