@@ -313,9 +313,10 @@ static int
 pack (int argc, char **argv)
 {
   g_autofree gchar *filter = NULL;
-  gboolean force = FALSE, good;
+  gboolean force = FALSE, index = FALSE, good;
   const GOptionEntry options[] = {
     { "filter", 'f', 0, G_OPTION_ARG_STRING, &filter, "none (default; can be mapped), deflate (read everywhere), blosc-lz4 (fast), blosc-zstd (small)", "NAME" },
+    { "pack-index", 'i', 0, G_OPTION_ARG_NONE, &index, "Ids of top-k and sampled logits as bits, ascending: about log2 (V / k) + 2 bits an id", NULL },
     { "force", 0, 0, G_OPTION_ARG_NONE, &force, "Replace the output if it is there", NULL },
     { NULL },
   };
@@ -333,7 +334,7 @@ pack (int argc, char **argv)
   if (!force && g_file_test (argv[2], G_FILE_TEST_EXISTS))
     return kd_tool_fail ("Output is there already: path=\"%s\"; choose another name or give --force", argv[2]);
   progress = begin_progress ();
-  good = kd_cache_pack (argv[1], argv[2], filter ? filter : "none", show_progress, &progress, &error);
+  good = kd_cache_pack (argv[1], argv[2], filter ? filter : "none", index ? KD_CACHE_PACK_INDEX : 0, show_progress, &progress, &error);
   end_progress (&progress);
   before = good ? kd_cache_reader_open (argv[1], &error) : NULL;
   after = before ? kd_cache_reader_open (argv[2], &error) : NULL;

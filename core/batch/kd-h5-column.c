@@ -12,9 +12,11 @@
 void
 kd_h5_column_free (KdH5Column *column)
 {
+  kd_h5_chunks_forget (column);
   kd_hid_close (column->dataset);
   kd_hid_close (column->memory);
   g_free (column->chunks);
+  g_free (column->chunk_sizes);
   g_free (column->name);
   g_free (column);
 }
@@ -53,7 +55,7 @@ check_filters (hid_t create, const gchar *path, const gchar *name, GError **erro
       return kd_h5_fail (error, KD_ERROR_FORMAT, path, name, "filter=%d, reason=a filter that is not known here; "
                                                              "write the file without it",
           id);
-    if (H5Zfilter_avail (id) <= 0)
+    if (!kd_h5_has_filter (id))
       return kd_h5_fail (error, KD_ERROR_UNSUPPORTED, path, name, "filter=%s (%d), reason=filter not installed; "
                                                                   "install the Debian package %s",
           known_filters[known].name, id, known_filters[known].package);
@@ -124,11 +126,12 @@ place_contiguous (KdH5Column *column, gboolean raw, gsize stored_row, const gcha
   return TRUE;
 }
 
-/* Where every chunk of whole rows is; leaves the column with the library when one is missing or cut. */
+/* Where every chunk of whole rows is; leaves the column with the library when one is missing or cut, or a filter of it was left out. */
 static void
-locate_chunks (KdH5Column *column, const hsize_t *chunk, guint64 n_chunks, guint64 file_size)
+locate_chunks (KdH5Column *column, const hsize_t *chunk, guint64 n_chunks, gboolean filtered, guint64 file_size)
 {
   g_autofree guint64 *chunks = g_new (guint64, n_chunks);
+  g_autofree guint32 *sizes = filtered ? g_new (guint32, n_chunks) : NULL;
   guint64 bytes = chunk[0] * column->row_bytes;
 
   for (guint i = 1; i < column->rank; i++)
@@ -139,11 +142,15 @@ locate_chunks (KdH5Column *column, const hsize_t *chunk, guint64 n_chunks, guint
     unsigned mask = 0;
     haddr_t address = HADDR_UNDEF;
     if (H5Dget_chunk_info_by_coord (column->dataset, at, &mask, &address, &size) < 0 || address == HADDR_UNDEF ||
-        size != bytes || address > file_size || size > file_size - address)
+        (filtered ? mask != 0 || size > G_MAXUINT32 : size != bytes) || address > file_size || size > file_size - address)
       return;
     chunks[i] = address;
+    if (filtered)
+      sizes[i] = (guint32) size;
   }
-  column->storage = KD_H5_CHUNKED;
+  column->storage = filtered ? KD_H5_FILTERED : KD_H5_CHUNKED;
+  column->chunk_sizes = g_steal_pointer (&sizes);
+  column->last_chunk = -1;
   column->chunk_rows = (gint64) chunk[0];
   column->chunks = g_steal_pointer (&chunks);
 }
@@ -172,8 +179,8 @@ place_chunked (KdH5Column *column, hid_t create, hid_t space, gboolean raw, gsiz
   if (H5Dget_num_chunks (column->dataset, space, &n_found) < 0 || n_found != n_chunks ||
       (!filtered && stored / bytes != n_chunks))
     return kd_h5_fail (error, KD_ERROR_IO, path, column->name, "chunks=%" G_GUINT64_FORMAT ", wanted=%" G_GUINT64_FORMAT ", reason=truncated or lying about its shape", (guint64) n_found, n_chunks);
-  if (raw && !filtered)
-    locate_chunks (column, chunk, n_chunks, file_size);
+  if (raw && (!filtered || kd_h5_pipeline_get (&column->pipeline, create, element, bytes)))
+    locate_chunks (column, chunk, n_chunks, filtered, file_size);
   return TRUE;
 }
 

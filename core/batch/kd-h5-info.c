@@ -68,9 +68,10 @@ kd_h5_reader_storage (KdH5Reader *reader, const gchar *field)
   text = g_string_new (NULL);
   if (column->storage == KD_H5_LIBRARY)
     append_library (text, column);
-  else if (column->storage == KD_H5_CHUNKED)
-    g_string_append_printf (text, "chunks of %" G_GINT64_FORMAT " rows", column->chunk_rows);
-  else
+  else if (column->storage == KD_H5_CHUNKED || column->storage == KD_H5_FILTERED) {
+    g_autofree gchar *filters = kd_h5_pipeline_text (&column->pipeline);
+    g_string_append_printf (text, "chunks of %" G_GINT64_FORMAT " rows%s", column->chunk_rows, column->storage == KD_H5_FILTERED ? filters : "");
+  } else
     g_string_append (text, "contiguous");
   return g_string_free (text, FALSE);
 }

@@ -63,7 +63,35 @@ typedef enum {
   KD_H5_LIBRARY,    /* through H5Dread */
   KD_H5_CONTIGUOUS, /* raw bytes at offset */
   KD_H5_CHUNKED,    /* raw bytes, whole rows a chunk */
+  KD_H5_FILTERED,   /* packed, whole rows a chunk, unpacked by us */
 } KdH5Storage;
+
+/* KdH5Pipeline: the filters of a dataset, when we can do them ourselves: shuffle, deflate, blosc (id 32001). Pure functions: any thread may. */
+#define KD_H5_BLOSC 32001
+typedef struct {
+  gint id;
+  unsigned values[8];
+} KdH5Step;
+typedef struct {
+  guint n;
+  KdH5Step step[4]; /* in the order of packing */
+  gsize chunk_bytes;
+} KdH5Pipeline;
+/* kd_h5_has_filter: whether libhdf5 has it; blosc is registered from libblosc when Debian's plugin is not there. */
+gboolean kd_h5_has_filter (gint id);
+/* kd_h5_pipeline_init: "deflate", "blosc-lz4", "blosc-zstd"; FALSE for others and when this build has no libblosc. */
+gboolean kd_h5_pipeline_init (KdH5Pipeline *pipeline, const gchar *filter, gsize element, gsize chunk_bytes);
+/* kd_h5_pipeline_set: into a dataset's creation list. */
+gboolean kd_h5_pipeline_set (const KdH5Pipeline *pipeline, hid_t create);
+/* kd_h5_pipeline_get: out of one; FALSE when it is the library's to do. */
+gboolean kd_h5_pipeline_get (KdH5Pipeline *pipeline, hid_t create, gsize element, gsize chunk_bytes);
+/* kd_h5_pipeline_unpack: @to [chunk_bytes]; FALSE for anything that is not exactly a packed chunk. */
+gboolean kd_h5_pipeline_unpack (const KdH5Pipeline *pipeline, const guint8 *stored, gsize n_stored, guint8 *to);
+/* kd_h5_pipeline_pack: the packed size, at most kd_h5_pipeline_room, 0 on failure. Pipelines of kd_h5_pipeline_init only. */
+gsize kd_h5_pipeline_pack (const KdH5Pipeline *pipeline, const guint8 *from, guint8 *to);
+gsize kd_h5_pipeline_room (const KdH5Pipeline *pipeline);
+/* kd_h5_pipeline_text: (transfer full) ", shuffle, deflate". */
+gchar *kd_h5_pipeline_text (const KdH5Pipeline *pipeline);
 
 /* KdH5Column: one checked dataset. */
 typedef struct {
@@ -76,13 +104,22 @@ typedef struct {
   KdH5Storage storage;
   gboolean was_unsigned; /* uint64 in the file: values above int64 are refused when read */
   guint64 offset;        /* KD_H5_CONTIGUOUS */
-  gint64 chunk_rows;     /* KD_H5_CHUNKED */
-  guint64 *chunks;       /* KD_H5_CHUNKED: their offsets */
+  gint64 chunk_rows;     /* KD_H5_CHUNKED, KD_H5_FILTERED */
+  guint64 *chunks;       /* KD_H5_CHUNKED, KD_H5_FILTERED: their offsets */
+  guint32 *chunk_sizes;  /* KD_H5_FILTERED: packed */
+  gint64 last_chunk;     /* KD_H5_FILTERED: the last one of the call before */
+  KdH5Pipeline pipeline; /* KD_H5_FILTERED */
   hid_t dataset, memory; /* KD_H5_LIBRARY only, else -1 */
 } KdH5Column;
 void kd_h5_column_free (KdH5Column *column);
 
-/* kd_h5_column_offset: where @row begins in the file; not for KD_H5_LIBRARY. */
+/* kd_h5_chunks_take: rows of a KD_H5_FILTERED column, @rows [n] or [first, first + n) when NULL, in range. Unpacked chunks stay in memory, 64 MiB
+ * of them in the whole process, or what the environment's KD_CHUNK_CACHE says (bytes). */
+gboolean kd_h5_chunks_take (KdH5Column *column, const gchar *path, KdH5Map *map, const gint64 *rows, gint64 first, gint64 n, gpointer to, GError **error);
+/* kd_h5_chunks_forget: no thread uses the column any more, no chunk of it is kept. */
+void kd_h5_chunks_forget (const KdH5Column *column);
+
+/* kd_h5_column_offset: where @row begins in the file; not for KD_H5_LIBRARY and KD_H5_FILTERED. */
 static inline guint64
 kd_h5_column_offset (const KdH5Column *column, gint64 row)
 {

@@ -109,7 +109,7 @@ range_raw (KdH5Reader *reader, const KdH5Column *column, gint64 first, gint64 n,
 
 /* @rows NULL: [first, first + n). In range. */
 static KdTensor *
-copy_column (KdH5Reader *reader, const KdH5Column *column, const gint64 *rows, gint64 first, gint64 n, GError **error)
+copy_column (KdH5Reader *reader, KdH5Column *column, const gint64 *rows, gint64 first, gint64 n, GError **error)
 {
   g_autoptr (KdTensor) tensor = NULL;
   gint64 dims[KD_MAX_RANK];
@@ -125,6 +125,8 @@ copy_column (KdH5Reader *reader, const KdH5Column *column, const gint64 *rows, g
   tensor = kd_tensor_new (column->dtype, column->rank, dims);
   if (column->storage == KD_H5_LIBRARY)
     done = kd_h5_column_read_library (column, reader->path, rows, first, n, tensor->data, error);
+  else if (column->storage == KD_H5_FILTERED)
+    done = kd_h5_chunks_take (column, reader->path, reader->map, rows, first, n, tensor->data, error);
   else if (column->row_bytes && rows)
     done = take_raw (reader, column, rows, n, tensor->data, error);
   else if (column->row_bytes)
@@ -139,7 +141,7 @@ view_column (KdH5Reader *reader, const KdH5Column *column, gint64 first, gint64 
   gint64 dims[KD_MAX_RANK];
   guint64 offset;
 
-  if (!reader->map->bytes || column->storage == KD_H5_LIBRARY || n == 0 || column->row_bytes == 0)
+  if (!reader->map->bytes || column->storage == KD_H5_LIBRARY || column->storage == KD_H5_FILTERED || n == 0 || column->row_bytes == 0)
     return NULL;
   offset = kd_h5_column_offset (column, first);
   if (kd_h5_column_offset (column, first + n - 1) != offset + (guint64) (n - 1) * column->row_bytes ||
@@ -152,7 +154,7 @@ view_column (KdH5Reader *reader, const KdH5Column *column, gint64 first, gint64 
 }
 
 static KdTensor *
-read_column (KdH5Reader *reader, const KdH5Column *column, gint64 first, gint64 n, GError **error)
+read_column (KdH5Reader *reader, KdH5Column *column, gint64 first, gint64 n, GError **error)
 {
   g_autoptr (KdTensor) view = NULL;
 
@@ -168,7 +170,7 @@ read_column (KdH5Reader *reader, const KdH5Column *column, gint64 first, gint64 
 
 /* @rows NULL: [first, first + n). Offsets are checked row by row: they come from the file. */
 static KdTensor *
-take_text (KdH5Reader *reader, const KdH5Column *bytes, const KdH5Column *offsets, const gint64 *rows, gint64 first,
+take_text (KdH5Reader *reader, KdH5Column *bytes, KdH5Column *offsets, const gint64 *rows, gint64 first,
     gint64 n, GError **error)
 {
   g_autoptr (GByteArray) out = g_byte_array_new ();

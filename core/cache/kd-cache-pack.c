@@ -1,5 +1,5 @@
 /* One self-contained file of a cache: rows in the order of their keys, the manifest as an attribute, optionally compressed. */
-#include "kd-cache-private.h"
+#include "kd-cache-pack.h"
 
 #include "../math/kd-crc32c.h"
 
@@ -7,82 +7,17 @@
 #include <unistd.h>
 
 #define STEP_BYTES ((gsize) 8 << 20)
-#define CHUNK_BYTES ((gsize) 256 << 10)
-#define FILTER_BLOSC 32001
-
-static const struct {
-  const gchar *name;
-  guint compressor, level, shuffle; /* of blosc */
-} filters[] = {
-  { "none" },
-  { "deflate" },
-  { "blosc-lz4", 1, 5, 1 },
-  { "blosc-zstd", 5, 3, 2 }, /* 2: by bits */
-};
 
 typedef struct {
   KdCacheReader *reader;
   const KdCacheManifest *from;
   KdCacheManifest *to;
   KdCachePart *part;
+  GArray *fields; /* of KdPackField, in the order of the output's layout */
   hid_t file;
-  guint filter;
+  const gchar *filter;
   const gint64 *rows; /* in the order of their keys */
-  gint64 step;
 } Pack;
-
-static gboolean
-set_filter (hid_t create, const KdLayoutField *field, gint64 n_rows, gsize row_bytes, guint filter)
-{
-  hsize_t chunk[KD_MAX_RANK] = { (hsize_t) CLAMP ((gint64) (CHUNK_BYTES / MAX (row_bytes, 1)), 1, n_rows) };
-  unsigned values[7] = { 0, 0, 0, 0, filters[filter].level, filters[filter].shuffle, filters[filter].compressor };
-
-  if (filter == 0)
-    return TRUE;
-  for (guint i = 1; i < field->rank; i++)
-    chunk[i] = (hsize_t) MAX (field->dims[i], 1);
-  if (H5Pset_chunk (create, (int) field->rank, chunk) < 0)
-    return FALSE;
-  if (filter == 1)
-    return H5Pset_shuffle (create) >= 0 && H5Pset_deflate (create, 1) >= 0;
-  return H5Pset_filter (create, FILTER_BLOSC, H5Z_FLAG_MANDATORY, G_N_ELEMENTS (values), values) >= 0;
-}
-
-static hid_t
-create_dataset (const Pack *pack, const KdLayoutField *field, gsize row_bytes)
-{
-  g_auto (KdHid) create = H5Pcreate (H5P_DATASET_CREATE);
-  g_auto (KdHid) type = kd_h5_file_type (field->dtype);
-  g_auto (KdHid) space = -1;
-  hsize_t dims[KD_MAX_RANK] = { (hsize_t) pack->from->n_rows };
-  hid_t dataset;
-
-  for (guint i = 1; i < field->rank; i++)
-    dims[i] = (hsize_t) field->dims[i];
-  space = H5Screate_simple ((int) field->rank, dims, NULL);
-  H5Pset_fill_time (create, H5D_FILL_TIME_NEVER);
-  if (!set_filter (create, field, pack->from->n_rows, row_bytes, pack->filter))
-    return -1;
-  dataset = H5Dcreate2 (pack->file, field->name, type, space, H5P_DEFAULT, create, H5P_DEFAULT);
-  if (dataset >= 0 && field->dtype == KD_BFLOAT16)
-    kd_h5_set_attribute (dataset, "kd.dtype", "bfloat16");
-  return dataset;
-}
-
-static gboolean
-write_step (hid_t dataset, const KdTensor *tensor, gint64 first)
-{
-  g_auto (KdHid) type = kd_h5_file_type (tensor->dtype);
-  g_auto (KdHid) space = H5Dget_space (dataset);
-  g_auto (KdHid) memory = -1;
-  hsize_t start[KD_MAX_RANK] = { (hsize_t) first }, count[KD_MAX_RANK];
-
-  for (guint i = 0; i < tensor->rank; i++)
-    count[i] = (hsize_t) tensor->dims[i];
-  memory = H5Screate_simple ((int) tensor->rank, count, NULL);
-  return H5Sselect_hyperslab (space, H5S_SELECT_SET, start, NULL, count, NULL) >= 0 &&
-      H5Dwrite (dataset, type, memory, space, H5P_DEFAULT, tensor->data) >= 0;
-}
 
 static gboolean
 fail_pack (const gchar *output, GError **error)
@@ -93,31 +28,30 @@ fail_pack (const gchar *output, GError **error)
   return FALSE;
 }
 
-/* One field, a step at a time; steps are whole checksum blocks. */
+/* One field, a step at a time; steps are whole checksum blocks and whole chunks. */
 static gboolean
 pack_field (Pack *pack, guint nth, const gchar *output, KdTensor **ret_sums, KdCacheProgress progress, gpointer user_data,
     GError **error)
 {
-  const KdLayoutField *field = kd_layout_nth (pack->from->layout, nth);
-  gsize row_bytes = kd_dtype_size (field->dtype);
-  gint64 n = pack->from->n_rows, block = pack->from->block_rows, n_blocks = (n + block - 1) / block;
-  guint n_fields = kd_layout_n_fields (pack->from->layout);
+  const KdLayoutField *field = kd_layout_nth (pack->to->layout, nth);
+  gint64 n = pack->from->n_rows, block = pack->from->block_rows, n_blocks = (n + block - 1) / block, step;
+  guint n_fields = kd_layout_n_fields (pack->to->layout);
   g_autoptr (KdTensor) sums = kd_tensor_new (KD_INT64, 1, &n_blocks);
   g_auto (KdHid) dataset = -1;
+  KdPackWriter writer;
 
-  for (guint i = 1; i < field->rank; i++)
-    row_bytes *= (gsize) field->dims[i];
-  dataset = create_dataset (pack, field, row_bytes);
-  if (dataset < 0)
+  if (!kd_pack_writer_open (&writer, pack->file, field, n, block, pack->filter))
     return fail_pack (output, error);
-  for (gint64 first = 0; first < n; first += pack->step) {
-    gint64 now = MIN (pack->step, n - first);
-    g_autoptr (KdTensor) rows = kd_cache_reader_take_stored (pack->reader, field->name, now, pack->rows + first, error);
-    g_autoptr (KdTensor) piece = rows ? kd_cache_block_sums (rows->data, now, row_bytes, block) : NULL;
+  dataset = writer.dataset;
+  step = writer.chunk_rows == n ? n : writer.chunk_rows * MAX ((gint64) (STEP_BYTES / MAX ((gsize) writer.chunk_rows * writer.row_bytes, 1)), 1);
+  for (gint64 first = 0; first < n; first += step) {
+    gint64 now = MIN (step, n - first);
+    g_autoptr (KdTensor) rows = kd_pack_take (pack->reader, &g_array_index (pack->fields, KdPackField, nth), now, pack->rows + first, error);
+    g_autoptr (KdTensor) piece = rows ? kd_cache_block_sums (rows->data, now, writer.row_bytes, block) : NULL;
     if (!rows)
       return FALSE;
     memcpy ((gint64 *) sums->data + first / block, piece->data, piece->n_bytes);
-    if (!write_step (dataset, rows, first))
+    if (!kd_pack_writer_write (&writer, rows, first))
       return fail_pack (output, error);
     if (progress)
       progress ((n * nth + first + now) / n_fields, n, user_data);
@@ -130,10 +64,10 @@ static gboolean
 pack_fields (Pack *pack, const gchar *output, KdCacheProgress progress, gpointer user_data, GError **error)
 {
   g_auto (KdHid) group = H5Gcreate2 (pack->file, KD_CACHE_CHECKSUMS, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
-  g_autofree gchar *fields = kd_layout_to_string (pack->from->layout), *text = NULL;
+  g_autofree gchar *fields = kd_layout_to_string (pack->to->layout), *text = NULL;
 
-  for (guint i = 0; i < kd_layout_n_fields (pack->from->layout); i++) {
-    const gchar *name = kd_layout_nth (pack->from->layout, i)->name;
+  for (guint i = 0; i < kd_layout_n_fields (pack->to->layout); i++) {
+    const gchar *name = kd_layout_nth (pack->to->layout, i)->name;
     g_autoptr (KdTensor) sums = NULL;
     g_auto (KdHid) stored = -1;
     if (!pack_field (pack, i, output, &sums, progress, user_data, error))
@@ -152,25 +86,19 @@ pack_fields (Pack *pack, const gchar *output, KdCacheProgress progress, gpointer
 }
 
 static gboolean
-find_filter (const gchar *name, guint *ret_filter, GError **error)
+check_filter (const gchar *name, GError **error)
 {
-  g_auto (KdH5Guard) guard = kd_h5_enter ();
-  guint i = 0;
+  static const gchar *const filters[] = { "none", "deflate", "blosc-lz4", "blosc-zstd", NULL };
+  KdH5Pipeline pipeline;
 
-  while (i < G_N_ELEMENTS (filters) && !g_str_equal (filters[i].name, name))
-    i++;
-  if (i == G_N_ELEMENTS (filters)) {
+  if (!g_strv_contains (filters, name)) {
     g_set_error (error, KD_ERROR, KD_ERROR_RANGE, "Unknown filter: filter=\"%s\", wanted=none, deflate, blosc-lz4 or blosc-zstd", name);
     return FALSE;
   }
-  if (i > 1 && H5Zfilter_avail (FILTER_BLOSC) <= 0) {
-    g_set_error (error, KD_ERROR, KD_ERROR_UNSUPPORTED, "Filter not installed: filter=%s; install the Debian package "
-                                                        "hdf5-filter-plugin-blosc-serial, or use deflate",
-        name);
-    return FALSE;
-  }
-  *ret_filter = i;
-  return TRUE;
+  if (g_str_equal (name, "none") || kd_h5_pipeline_init (&pipeline, name, 1, 1))
+    return TRUE;
+  g_set_error (error, KD_ERROR, KD_ERROR_UNSUPPORTED, "Filter not built in: filter=%s; build kdstream with the Debian package libblosc-dev, or use deflate", name);
+  return FALSE;
 }
 
 /* The new manifest: one part, which is the file itself. */
@@ -191,16 +119,26 @@ describe (Pack *pack, const gint64 *ids, const gint64 *views)
   kd_cache_manifest_add (pack->to, pack->part);
 }
 
+/* Where each field of the output comes from. */
+static gboolean
+plan (Pack *pack, const gchar *path, KdCachePackFlags flags, GError **error)
+{
+  pack->fields = g_array_new (FALSE, TRUE, sizeof (KdPackField));
+  for (guint i = 0; i < kd_layout_n_fields (pack->from->layout); i++) {
+    KdPackField field = { kd_layout_nth (pack->from->layout, i)->name, NULL, NULL };
+    g_array_append_val (pack->fields, field);
+  }
+  return !(flags & KD_CACHE_PACK_INDEX) || kd_pack_index (pack->reader, path, pack->rows, pack->to, pack->fields, error);
+}
+
 static gboolean
 write_pack (Pack *pack, const gchar *output, KdCacheProgress progress, gpointer user_data, GError **error)
 {
   g_auto (KdH5Guard) guard = kd_h5_enter ();
   g_autofree gchar *temporary = NULL;
-  gsize row_bytes = kd_cache_row_bytes (pack->from->layout);
-  guint64 bytes = pack->filter ? 0 : (guint64) pack->from->n_rows * row_bytes;
+  guint64 bytes = g_str_equal (pack->filter, "none") ? (guint64) pack->from->n_rows * kd_cache_row_bytes (pack->to->layout) : 0;
   gboolean good;
 
-  pack->step = MAX ((gint64) (STEP_BYTES / row_bytes) / pack->from->block_rows, 1) * pack->from->block_rows;
   pack->file = kd_h5_create (output, bytes, &temporary, error);
   if (pack->file < 0)
     return FALSE;
@@ -214,16 +152,18 @@ write_pack (Pack *pack, const gchar *output, KdCacheProgress progress, gpointer 
 }
 
 gboolean
-kd_cache_pack (const gchar *path, const gchar *output, const gchar *filter, KdCacheProgress progress, gpointer user_data,
+kd_cache_pack (const gchar *path, const gchar *output, const gchar *filter, KdCachePackFlags flags, KdCacheProgress progress, gpointer user_data,
     GError **error)
 {
   g_autoptr (KdCacheReader) reader = kd_cache_reader_open (path, error);
   g_autoptr (KdCacheManifest) to = kd_cache_manifest_new ();
+  g_autoptr (GArray) fields = NULL;
   g_autofree gint64 *rows = NULL, *ids = NULL, *views = NULL;
   g_autofree gchar *folder = kd_cache_folder (output);
-  Pack pack = { .reader = reader, .to = to, .file = -1 };
+  Pack pack = { .reader = reader, .to = to, .file = -1, .filter = filter ? filter : "none" };
+  gboolean good;
 
-  if (!reader || !find_filter (filter ? filter : "none", &pack.filter, error))
+  if (!reader || !check_filter (pack.filter, error))
     return FALSE;
   pack.from = kd_cache_reader_manifest (reader);
   if (pack.from->n_rows == 0 || g_file_test (folder, G_FILE_TEST_EXISTS)) {
@@ -233,5 +173,7 @@ kd_cache_pack (const gchar *path, const gchar *output, const gchar *filter, KdCa
   }
   pack.rows = rows = kd_cache_reader_sorted (reader, &ids, &views);
   describe (&pack, ids, views);
-  return write_pack (&pack, output, progress, user_data, error);
+  good = plan (&pack, path, flags, error);
+  fields = pack.fields;
+  return good && write_pack (&pack, output, progress, user_data, error);
 }

@@ -104,7 +104,12 @@ KD_API void kd_cache_reader_key (KdCacheReader *reader, gint64 row, gint64 *ret_
 typedef void (*KdCacheProgress) (gint64 done, gint64 total, gpointer user_data);
 /** kd_cache_verify: every part's presence, size, schema, checksums, keys. The first fault is the error; @ret_report (transfer full): a line a part. */
 KD_API gboolean kd_cache_verify (const gchar *path, KdCacheProgress progress, gpointer user_data, gchar **ret_report, GError **error);
-/** kd_cache_pack: one self-contained batch file, rows sorted by key. @filter: "none", "deflate", "blosc-lz4", "blosc-zstd". */
-KD_API gboolean kd_cache_pack (const gchar *path, const gchar *output, const gchar *filter, KdCacheProgress progress, gpointer user_data, GError **error);
+/** KdCachePackFlags: KD_CACHE_PACK_INDEX: fields *.ids become bits (kd-packed.h); their rows ascend then, and *.logprobs, *.weights beside them with them. */
+typedef enum { KD_CACHE_PACK_INDEX = 1 << 0 } KdCachePackFlags;
+/**
+ * kd_cache_pack: one self-contained batch file, rows sorted by key. @filter: "none", "deflate", "blosc-lz4", "blosc-zstd".
+ * Errors: KD_ERROR_RANGE (no such filter, nothing to pack, the output is a cache), KD_ERROR_UNSUPPORTED (built without libblosc), KD_ERROR_FIELD (no ids).
+ */
+KD_API gboolean kd_cache_pack (const gchar *path, const gchar *output, const gchar *filter, KdCachePackFlags flags, KdCacheProgress progress, gpointer user_data, GError **error);
 
 G_END_DECLS
