@@ -17,6 +17,7 @@ typedef enum {
   KD_FIELD_UNIT = 1 << 5,     /* bytes (KD_UINT8 in the dtypes) arrive as float32, value / 255; for fields that the leaf replaces */
   KD_FIELD_FRESH = 1 << 6,    /* the loss can write this input's gradient instead of adding to it: see KdLossResult.fresh */
   KD_FIELD_TABLE = 1 << 7,    /* has no samples' axis: one table for the whole batch ("C D") */
+  KD_FIELD_PADDED = 1 << 8,   /* ids of which -1 is padding: a row of nothing else is not counted */
 } KdFieldFlags;
 
 /**

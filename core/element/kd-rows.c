@@ -121,6 +121,23 @@ apply_labels (const KdBinding *binding, const KdRunOptions *options, KdBatch *ba
   return TRUE;
 }
 
+/* Rows whose ids are all padding do not count. */
+static void
+apply_padding (const KdBinding *binding, KdTensor *const *in, Rows *rows)
+{
+  for (guint i = 0; i < binding->n_in; i++) {
+    gint64 width = in[i] && rows->n ? (gint64) kd_tensor_n_elements (in[i]) / rows->n : 0;
+    if (!(binding->in[i].flags & KD_FIELD_PADDED) || !in[i])
+      continue;
+    for (gint64 r = 0; r < rows->n; r++) {
+      gint64 j = 0;
+      while (j < width && kd_tensor_get_double (in[i], (gsize) (r * width + j)) == -1)
+        j++;
+      rows->valid[r] = rows->valid[r] && j < width;
+    }
+  }
+}
+
 static gboolean
 value_is_finite (const KdTensor *tensor, gsize i)
 {
@@ -217,6 +234,7 @@ kd_rows_new (const KdBinding *binding, const KdRunOptions *options, KdBatch *bat
       !apply_weight (binding, batch, "token.weight", sizes, &rows, error) ||
       !apply_weight (binding, batch, "sample.weight", sizes, &rows, error))
     return NULL;
+  apply_padding (binding, in, &rows);
   if (options->nan_policy == KD_NAN_DROP)
     drop_bad_rows (binding, in, &rows);
   for (gint64 r = 0; r < n; r++)

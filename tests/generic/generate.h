@@ -126,7 +126,7 @@ field_dims (const Leaf *leaf, const KdFieldSpec *spec, const Shape *shape, gint6
       dims[rank++] = shape->n;
     if (g_str_equal (words[i], "*") && shape->n_leading)
       dims[rank++] = shape->leading;
-    if (g_str_equal (words[i], "...") && (spec->flags & KD_FIELD_LABEL)) { /* labels are one a row */
+    if (g_str_equal (words[i], "...") && (((spec->flags & KD_FIELD_LABEL) || g_str_has_prefix (spec->name, "token."))) { /* these are one a row */
       if (shape->n_leading)
         dims[rank++] = shape->leading;
       continue;
@@ -153,7 +153,9 @@ field_value (const KdFieldSpec *spec, const gchar *name, KdDtype dtype, gint64 i
     return (gdouble) kd_random_below (&shape->random, 2);
   if (dtype & (KD_ANY_INT | KD_BOOL))
     return (gdouble) kd_random_below (&shape->random, dtype == KD_BOOL ? 2 : (guint64) MIN (shape->n, 2));
-  if (g_str_has_suffix (name, "weight") || g_str_has_suffix (name, "lambda") || g_str_has_suffix (name, ".soft"))
+  if (g_str_has_suffix (name, ".temperature"))
+    return 0.5 + 2 * kd_random_uniform (&shape->random);
+  if (g_str_has_suffix (name, "weight") || g_str_has_suffix (name, ".weights") || g_str_has_suffix (name, "lambda") || g_str_has_suffix (name, ".soft"))
     return 0.05 + kd_random_uniform (&shape->random);
   return 1.5 * kd_random_normal (&shape->random);
 }
@@ -169,6 +171,33 @@ pick_dtype (guint set, KdRandom *random)
   return (KdDtype) (1u << i);
 }
 
+/* Ids of a row are different and in the vocabulary, the rest of the row is padding. */
+static inline void
+ids_fill (gdouble *value, gint64 n, gint64 row, Shape *shape)
+{
+  gint64 n_ids = shape->letter['V' - 'A'];
+
+  for (gint64 r = 0; row && r < n / row; r++) {
+    KdPermutation order;
+    kd_permutation_init (&order, (guint64) n_ids, kd_random_u32 (&shape->random), 0);
+    for (gint64 i = 0; i < row; i++)
+      value[r * row + i] = i < n_ids ? (gdouble) kd_permutation_at (&order, (guint64) i) : -1;
+  }
+}
+
+/* Log-probabilities that leave something for others. */
+static inline void
+logprobs_fill (gdouble *value, gint64 n, gint64 row)
+{
+  for (gint64 r = 0; r < n; r += row) {
+    gdouble sum = 0;
+    for (gint64 i = r; i < r + row; i++)
+      sum += exp (value[i]);
+    for (gint64 i = r; i < r + row; i++)
+      value[i] += log (0.8 / sum);
+  }
+}
+
 static inline void
 put_generated (Leaf *leaf, const KdFieldSpec *spec, const gchar *name, Shape *shape)
 {
@@ -182,7 +211,11 @@ put_generated (Leaf *leaf, const KdFieldSpec *spec, const gchar *name, Shape *sh
 
   for (gint64 i = 0; i < n; i++)
     value[i] = field_value (spec, name, dtype, i, shape);
-  if (g_str_has_suffix (name, ".soft")) /* rows are distributions */
+  if (g_str_has_suffix (name, ".ids"))
+    ids_fill (value, n, row, shape);
+  if (g_str_has_suffix (name, ".logprobs"))
+    logprobs_fill (value, n, row);
+  if (g_str_has_suffix (name, ".soft") || g_str_has_suffix (name, ".weights")) /* rows are distributions */
     for (gint64 r = 0; r < n; r += row) {
       gdouble sum = 0;
       for (gint64 i = r; i < r + row; i++)
@@ -253,7 +286,7 @@ generate_accepted (Leaf *leaf, const gchar *element, guint64 seed)
 {
   g_autoptr (GError) error = NULL;
 
-  for (guint attempt = 0; attempt < 64; attempt++) {
+  for (guint attempt = 0; attempt < 1024; attempt++) {
     Shape shape;
     leaf_clear (leaf);
     leaf_open (leaf, element, leaf_extra (element), 1);
