@@ -99,6 +99,7 @@ typedef struct {
 extern const KdParam kd_source_base_params[];
 
 extern const KdParam kd_loss_base_params[];
+  gint64 shuffle_chunk, shuffle_window;
 extern const KdParam kd_augment_base_params[];
 extern const KdParam kd_selector_base_params[];
 

@@ -55,6 +55,15 @@ takes_gradients (KdModelElement *self)
   return role != KD_ROLE_TEACHER && (role != KD_ROLE_PEER || OPTIONS (self)->trainable);
 }
 
+/* kdteacher only-missing: what a cache before it has is left alone. */
+static gboolean
+fills_holes (KdModelElement *self)
+{
+  const KdParam *param = DESC (self)->params ? kd_param_find (DESC (self)->params, "only-missing") : NULL;
+
+  return param && *(const gboolean *) ((const guint8 *) kd_element_params (KD_ELEMENT (self)) + param->offset);
+}
+
 static void
 add_output (KdModelState *priv, const gchar *tap, const gchar *field)
 {
@@ -178,6 +187,8 @@ model_negotiate (KdElement *element, const KdLayout *in, GError **error)
       return NULL;
     kd_layout_set (out, priv->outputs[i].field, KD_FLOAT32, rank, dims);
   }
+  if (fills_holes (self))
+    return kd_model_missing_check (element, priv, in, out, error) ? kd_layout_copy (in) : NULL;
   return g_steal_pointer (&out);
 }
 
@@ -213,6 +224,12 @@ model_process (KdElement *element, GstBuffer **buffer, KdBatch *batch, GError **
   if (!input) {
     g_set_error (error, KD_ERROR, KD_ERROR_FIELD, "Field missing: element=%s, field=%s, though the layout promised it", GST_OBJECT_NAME (self), priv->input);
     return FALSE;
+  }
+  if (fills_holes (self)) {
+    gboolean done = kd_model_run_missing (element, priv, OPTIONS (self)->seed, batch, error);
+    if (!done)
+      g_prefix_error (error, "element=%s: ", GST_OBJECT_NAME (self));
+    return done;
   }
   kd_random_init (&random, OPTIONS (self)->seed, kd_random_purpose ("dropout"), batch->epoch, batch->index);
   forward = kd_model_forward (priv->model, input, train, train && priv->input_grad, train, &random, &input_var, &logits, error);
@@ -289,6 +306,8 @@ model_identify (KdElement *element, GstStructure *identity)
 static gboolean
 model_save (KdElement *element, GHashTable *table, GError **error)
 {
+  if (fills_holes (self))
+    kd_model_missing_identify (element, PRIVATE (self), identity, fingerprint, spec);
   if (PRIVATE (element)->model && DESC (element)->role != KD_ROLE_TEACHER)
     kd_param_set_get_state (kd_model_params (PRIVATE (element)->model), table);
   return TRUE;
@@ -310,6 +329,7 @@ static void
 kd_model_element_class_init (KdModelElementClass *klass)
 {
   KdElementClass *element_class = KD_ELEMENT_CLASS (klass);
+  g_clear_error (&PRIVATE (element)->stale);
 
   element_class->negotiate = model_negotiate;
   element_class->process = model_process;

@@ -33,6 +33,7 @@ typedef struct {
   const gchar *input_grad; /* "grad.<input>", or NULL where no gradient may go */
   KdModelOutput outputs[KD_MODEL_MAX_OUTPUTS];
   guint n_outputs;
+  GError *stale;  /* only-missing: the rows that are there are another teacher's; told with the first batch that has some to add */
   gint in_flight; /* atomic: tapes alive */
 } KdModelState;
 
@@ -51,3 +52,10 @@ gboolean kd_model_run_reduce (KdModelState *state, const KdModelOptions *options
 void kd_model_run_step (KdModelState *state, const KdModelOptions *options, KdStepCall *call);
 
 G_END_DECLS
+/* only-missing: kd-model-missing.c. Rows with cache.hit FALSE are computed and put among those that a cache has. */
+/** kd_model_missing_check: whether @in has cache.hit and every output, of the model's shape. */
+gboolean kd_model_missing_check (KdElement *self, const KdModelState *state, const KdLayout *in, const KdLayout *out, GError **error);
+/** kd_model_missing_identify: keeps in state->stale that the stream's teacher is not @fingerprint. */
+void kd_model_missing_identify (KdElement *self, KdModelState *state, const GstStructure *identity, const gchar *fingerprint, const gchar *spec);
+/** kd_model_run_missing: one batch. */
+gboolean kd_model_run_missing (KdElement *self, KdModelState *state, guint64 seed, KdBatch *batch, GError **error);

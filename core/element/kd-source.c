@@ -10,6 +10,8 @@ const KdParam kd_source_base_params[] = {
   KD_PARAM_INT (KdSourceOptions, batch_size, 1, 1 << 24, 64, "Rows a batch"),
   KD_PARAM_BOOL (KdSourceOptions, shuffle, FALSE, "A new order each epoch, from seed and epoch alone"),
   KD_PARAM_UINT64 (KdSourceOptions, seed, 0, "Key of the shuffled order"),
+  KD_PARAM_INT (KdSourceOptions, shuffle_chunk, 0, G_MAXINT32, 0, "Shuffle in two levels: rows that stay near each other (those of a packed chunk), 0: any row anywhere"),
+  KD_PARAM_INT (KdSourceOptions, shuffle_window, 1, G_MAXINT32, 16, "Chunks among which rows are mixed, with shuffle-chunk"),
   KD_PARAM_INT (KdSourceOptions, epochs, 1, G_MAXINT32, 1, "How often all rows are given out"),
   KD_PARAM_INT (KdSourceOptions, first, 0, G_MAXINT64, 0, "First row of the range to use"),
   KD_PARAM_INT (KdSourceOptions, count, 0, G_MAXINT64, 0, "Rows of the range, 0: up to the end"),

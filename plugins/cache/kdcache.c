@@ -9,11 +9,16 @@
  *  - sample.id: int64 [N]; sample.view: int64 [N], optional (0)
  *  - adds those named in `fields`, or all of the cache
  *  - adds cache.hit: bool [N] with on-miss=pass; rows that are not there are NaN, or 0 in fields without NaN
+ *  - with teacher=b: teacher.b.logits ... and cache.b.hit, so that caches of several teachers can follow one another
+ *
+ * Encoded fields come out decoded: log-probabilities as float32, ids as int64, float16 and bfloat16 as they are stored.
+ * With on-miss=pass a `kdteacher only-missing=true` behind it computes what is not there.
  * ## Errors
- * A row that is not in the cache (names the first sample.id and sample.view); a cache of another data set or preprocessing; a damaged part.
+ * A field that is there already; a row that is not in the cache (names the first sample.id and sample.view); a cache of another data set or preprocessing; a damaged part.
  * ## Source
  * The format: schemas/batch-file.md and schemas/cache-manifest.schema.json
  * ## Example
+ * |[ kd launch 'kdh5src location=train.h5 ! kdcache location=a.h5 teacher=a ! kdcache location=b.h5 teacher=b ! kdh5sink location=both.h5' ]|
  * |[ kd launch 'kdh5src location=train.h5 shuffle=true ! kdcache location=t.h5 ! kdstudent arch="mlp dims=64,16,10" ! kdhinton ! kdtrain' ]|
  */
 #include <kd/kd.h>
@@ -26,7 +31,7 @@ enum { ON_MISS_ERROR,
   ON_MISS_PASS };
 
 typedef struct {
-  gchar *location, *fields;
+  gchar *location, *fields, *teacher;
   gint on_miss;
   gboolean check_identity;
 } KdCacheParams;
@@ -41,6 +46,7 @@ static const KdEnumValue on_misses[] = {
 static const KdParam kd_cache_params[] = {
   KD_PARAM_STRING (KdCacheParams, location, "", "The cache to read, or a packed one"),
   KD_PARAM_STRING (KdCacheParams, fields, "", "Fields to add, with commas; empty: all"),
+  KD_PARAM_STRING (KdCacheParams, teacher, "", "Name among several teachers: teacher.FIELD comes out as teacher.NAME.FIELD"),
   KD_PARAM_ENUM (KdCacheParams, on_miss, on_misses, ON_MISS_ERROR, "What becomes of a sample that is not in the cache"),
   KD_PARAM_BOOL (KdCacheParams, check_identity, TRUE, "Refuse a cache of another data set or preprocessing"),
   KD_PARAM_END
@@ -60,6 +66,8 @@ typedef struct {
   KdElement parent;
   KdCacheReader *reader;
   GPtrArray *names; /* interned, of the fields to add */
+  GPtrArray *adds;  /* interned, what they are called in the batch */
+  const gchar *hit; /* interned: cache.hit, cache.NAME.hit */
   GError *stale;    /* found when the identity passed; told with the first batch */
 } KdCache;
 
@@ -100,6 +108,27 @@ kd_cache_stop (KdElement *element)
   g_ptr_array_set_size (self->names, 0);
 }
 
+/* What the fields are called in the stream: with several caches in a row each teacher has its name. */
+static gboolean
+name_fields (KdCache *self, const KdCacheParams *p, GError **error)
+{
+  gboolean named = p->teacher && *p->teacher;
+  g_autofree gchar *hit = named ? g_strdup_printf ("cache.%s.hit", p->teacher) : g_strdup ("cache.hit");
+
+  g_ptr_array_set_size (self->adds, 0);
+  if (named && (!kd_field_name_is_valid (hit) || strchr (p->teacher, '.'))) {
+    g_set_error (error, KD_ERROR, KD_ERROR_FIELD, "Name not valid: element=%s, property=teacher, value=\"%s\", wanted=lower case letters, digits, - and _", GST_OBJECT_NAME (self), p->teacher);
+    return FALSE;
+  }
+  self->hit = g_intern_string (hit);
+  for (guint i = 0; i < self->names->len; i++) {
+    const gchar *name = g_ptr_array_index (self->names, i);
+    g_autofree gchar *new = named &&g_str_has_prefix (name, "teacher.") ? g_strdup_printf ("teacher.%s.%s", p->teacher, name + strlen ("teacher.")) : g_strdup (name);
+    g_ptr_array_add (self->adds, (gpointer) g_intern_string (new));
+  }
+  return TRUE;
+}
+
 static gboolean
 choose_fields (KdCache *self, const KdCacheParams *p, GError **error)
 {
@@ -137,15 +166,21 @@ kd_cache_negotiate (KdElement *element, const KdLayout *in, GError **error)
         GST_OBJECT_NAME (self), id ? "sample.view" : "sample.id", names, providers);
     return NULL;
   }
-  if (!choose_fields (self, p, error))
+  if (!choose_fields (self, p, error) || !name_fields (self, p, error))
     return NULL;
   out = kd_layout_copy (in);
   for (guint i = 0; i < self->names->len; i++) {
     const KdLayoutField *field = kd_layout_find (kd_cache_reader_layout (self->reader), g_ptr_array_index (self->names, i));
-    kd_layout_set (out, field->name, field->dtype, field->rank, field->dims);
+    const gchar *name = g_ptr_array_index (self->adds, i);
+    if (kd_layout_find (in, name)) {
+      g_set_error (error, KD_ERROR, KD_ERROR_FIELD, "Field there already: element=%s, path=\"%s\", field=%s; give this cache's teacher a name (teacher=b), or choose fields", GST_OBJECT_NAME (self),
+          p->location, name);
+      return NULL;
+    }
+    kd_layout_set (out, name, field->dtype, field->rank, field->dims);
   }
   if (p->on_miss == ON_MISS_PASS)
-    kd_layout_set (out, "cache.hit", KD_BOOL, 1, &any);
+    kd_layout_set (out, self->hit, KD_BOOL, 1, &any);
   return out;
 }
 
@@ -164,7 +199,7 @@ kd_cache_identify (KdElement *element, GstStructure *identity)
   g_clear_error (&self->stale);
   if (p->check_identity)
     kd_cache_check_identity (p->location, have, &now, &self->stale);
-  if (have->teacher)
+  if (have->teacher && !(p->teacher && *p->teacher)) /* one among several is not the stream's */
     gst_structure_set (identity, "teacher", G_TYPE_STRING, have->teacher, "teacher-spec", G_TYPE_STRING,
         have->teacher_spec ? have->teacher_spec : "", NULL);
 }
@@ -213,13 +248,13 @@ spread (KdTensor *found, const gint64 *rows, gint64 n)
 }
 
 static void
-mark_hits (KdBatch *batch, const gint64 *rows, gint64 n)
+mark_hits (KdBatch *batch, const gchar *name, const gint64 *rows, gint64 n)
 {
   KdTensor *hit = kd_tensor_new (KD_BOOL, 1, &n);
 
   for (gint64 i = 0; i < n; i++)
     ((guint8 *) hit->data)[i] = rows[i] >= 0;
-  kd_batch_set (batch, "cache.hit", hit);
+  kd_batch_set (batch, name, hit);
 }
 
 static gboolean
@@ -236,7 +271,7 @@ add_fields (KdCache *self, KdBatch *batch, const gint64 *rows, gint64 n, gint64 
     KdTensor *tensor = kd_cache_reader_take (self->reader, name, missing ? n_present : n, missing ? present : rows, error);
     if (!tensor)
       return FALSE;
-    kd_batch_set (batch, name, missing ? spread (tensor, rows, n) : tensor);
+    kd_batch_set (batch, g_ptr_array_index (self->adds, f), missing ? spread (tensor, rows, n) : tensor);
   }
   return TRUE;
 }
@@ -278,7 +313,7 @@ kd_cache_process (KdElement *element, GstBuffer **buffer, KdBatch *batch, GError
     missing = 0;
   }
   if (p->on_miss == ON_MISS_PASS)
-    mark_hits (batch, rows, n);
+    mark_hits (batch, self->hit, rows, n);
   if (!add_fields (self, batch, rows, n, missing, error))
     return FALSE;
   if (n == 0)
@@ -293,6 +328,7 @@ kd_cache_finalize (GObject *object)
 
   kd_cache_stop (KD_ELEMENT (object));
   g_ptr_array_unref (self->names);
+  g_ptr_array_unref (self->adds);
   G_OBJECT_CLASS (kd_cache_parent_class)->finalize (object);
 }
 
@@ -314,6 +350,7 @@ static void
 kd_cache_init (KdCache *self)
 {
   self->names = g_ptr_array_new ();
+  self->adds = g_ptr_array_new ();
 }
 
 KD_PLUGIN_DEFINE ("kdstream teacher cache", return gst_element_register (plugin, "kdcache", GST_RANK_NONE, kd_cache_get_type ());)

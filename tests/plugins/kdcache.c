@@ -60,6 +60,36 @@ GST_START_TEST (test_drops_missing)
 }
 GST_END_TEST;
 
+/* Several teachers: each cache under its name, from the same file of rows. */
+GST_START_TEST (test_several_teachers)
+{
+  g_autoptr (KdH5Reader) reader = NULL;
+  g_autoptr (KdTensor) a = NULL, b = NULL, hit = NULL;
+  GError *error = NULL;
+
+  run_well ("kdh5src location=DATA ! kdcachesink location=CACHE");
+  run_well ("kdh5src location=DATA fields=x ! kdcache location=CACHE teacher=a ! kdcache location=CACHE teacher=b on-miss=pass ! kdh5sink location=OUT");
+  reader = kd_h5_reader_open (out, NULL, &error);
+  kd_assert_no_error (error);
+  a = kd_h5_reader_read_all (reader, "teacher.a.logits", &error);
+  b = kd_h5_reader_read_all (reader, "teacher.b.logits", &error);
+  hit = kd_h5_reader_read_all (reader, "cache.b.hit", &error);
+  kd_assert_no_error (error);
+  ck_assert (kd_tensor_equal (a, b));
+  kd_assert_close (kd_tensor_get_double (a, 199), 991, 0);
+  ck_assert_int_eq (hit->dims[0], 100);
+}
+GST_END_TEST;
+
+GST_START_TEST (test_teacher_refuses)
+{
+  run_well ("kdh5src location=DATA ! kdcachesink location=CACHE");
+  run_badly ("kdh5src location=DATA fields=x ! kdcache location=CACHE ! kdcache location=CACHE ! fakesink", "Field there already: element=kdcache");
+  run_badly ("kdh5src location=DATA fields=x ! kdcache location=CACHE teacher=A ! fakesink", "property=teacher, value=\"A\", wanted=lower case letters");
+  run_badly ("kdh5src location=DATA fields=x ! kdcache location=CACHE teacher=a.b ! fakesink", "property=teacher, value=\"a.b\"");
+}
+GST_END_TEST;
+
 GST_START_TEST (test_passes_missing)
 {
   g_autoptr (KdTensor) hit = NULL, logits = NULL;
@@ -115,6 +145,8 @@ kdcache_suite (void)
   tcase_add_test (t, test_missing_is_an_error);
   tcase_add_test (t, test_drops_missing);
   tcase_add_test (t, test_passes_missing);
+  tcase_add_test (t, test_several_teachers);
+  tcase_add_test (t, test_teacher_refuses);
   tcase_add_test (t, test_stale);
   tcase_add_test (t, test_refuses);
   suite_add_tcase (s, t);

@@ -70,6 +70,48 @@ GST_START_TEST (test_order_range_shard)
 }
 GST_END_TEST;
 
+/* Of ten rows in chunks of @chunk: no more than @window chunks are begun and not ended at any time; each id once. */
+static void
+check_windows (const gchar *ids, gint64 chunk, guint window)
+{
+  g_auto (GStrv) words = g_strsplit (ids, " ", -1);
+  guint n_of[10] = { 0 }, n_open = 0;
+  gboolean seen[10] = { FALSE };
+  gint64 wanted = 0, n = 0;
+
+  ck_assert_uint_eq (g_strv_length (words), 10);
+  for (guint i = 0; i < 10; i++) {
+    gint64 row = g_ascii_strtoll (words[i], NULL, 10) - 100, at = row / chunk;
+    ck_assert (row >= 0 && row < 10 && !seen[row]);
+    seen[row] = TRUE;
+    if (n_of[at]++ == 0) {
+      wanted += MIN (chunk, 10 - at * chunk);
+      n_open++;
+    }
+    ck_assert_msg (n_open <= window, "%s: %u chunks of %d", ids, n_open, (gint) chunk);
+    if (++n == wanted && n_open == window) /* all rows of the window's chunks are out */
+      n_open = 0, n = wanted = 0;
+  }
+}
+
+/* Two levels: every row once, each window of 2 chunks holds the rows of 2 chunks, whatever the batch size; another order each epoch and seed. The
+ * last chunk has 1 of 3 rows. */
+GST_START_TEST (test_shuffle_in_chunks)
+{
+  static const gchar *const sources[] = { "shuffle=true seed=1 shuffle-chunk=3 shuffle-window=2 batch-size=4", "shuffle=true seed=1 shuffle-chunk=3 shuffle-window=2 batch-size=7" };
+  g_autofree gchar *a = ids_of (sources[0]), *b = ids_of (sources[1]), *c = ids_of ("shuffle=true seed=2 shuffle-chunk=3 shuffle-window=2"),
+                   *one = ids_of ("shuffle=true seed=1 shuffle-chunk=1000"), *plain = ids_of ("");
+
+  ck_assert_str_eq (a, b);
+  ck_assert_str_ne (a, c);
+  ck_assert_str_ne (a, plain);
+  ck_assert_str_ne (one, plain);
+  check_windows (a, 3, 2);
+  check_windows (c, 3, 2);
+  check_windows (one, 1000, 16);
+}
+GST_END_TEST;
+
 GST_START_TEST (test_shuffle)
 {
   g_autofree gchar *a = ids_of ("shuffle=true seed=1 batch-size=3"), *b = ids_of ("shuffle=true seed=1 batch-size=7"),
@@ -132,6 +174,7 @@ kdh5src_suite (void)
   tcase_add_checked_fixture (t, make_data, remove_data);
   tcase_add_test (t, test_order_range_shard);
   tcase_add_test (t, test_shuffle);
+  tcase_add_test (t, test_shuffle_in_chunks);
   tcase_add_test (t, test_fields);
   tcase_add_loop_test (t, test_refuses, 0, G_N_ELEMENTS (bad));
   suite_add_tcase (s, t);
