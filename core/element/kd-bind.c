@@ -184,7 +184,7 @@ match_axes (const KdBinding *binding, const KdBoundField *field, guint rank, con
     open = open || field->axes[i].kind == KD_AXIS_LEADING || field->axes[i].kind == KD_AXIS_TRAILING;
     fixed += field->axes[i].kind != KD_AXIS_LEADING && field->axes[i].kind != KD_AXIS_TRAILING;
   }
-  if (open ? rank < MAX (fixed, 1) : rank != fixed)
+  if (open ? rank < MAX (fixed, field->flags & KD_FIELD_TABLE ? 0 : 1) : rank != fixed)
     return refuse_shape (binding, field, rank, dims, "the number of axes is another", error);
   for (guint i = 0; i < field->n_axes; i++) {
     KdAxis axis = field->axes[i];

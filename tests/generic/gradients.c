@@ -6,13 +6,14 @@
 
 /* Whose gradient takes a factor of the loss as constant, as its specification says: it is not the derivative of the value. Their own tests
  * check them. */
-static const gchar *const constant_factors[][2] = { { "kddivergence", "divergence=akl" } };
+static const gchar *const constant_factors[][2] = { { "kddivergence", "divergence=akl" }, { "kdmixstd", "std_gradient=false" }, { "kdsinkhorn", "gradient=envelope" }, { "kdtaid", "" },
+  { "kdklmix", "estimator=sampled" }, { "kdadakd", "" }, { "kdtsd", "" } };
 
 static gboolean
 has_constant_factor (const gchar *element)
 {
   for (guint i = 0; i < G_N_ELEMENTS (constant_factors); i++)
-    if (variant && g_str_equal (constant_factors[i][0], element) && strstr (variant, constant_factors[i][1]))
+    if (g_str_equal (constant_factors[i][0], element) && strstr (variant ? variant : "", constant_factors[i][1]))
       return TRUE;
   return FALSE;
 }

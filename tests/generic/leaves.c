@@ -118,7 +118,8 @@ check_fields (const gchar *element, guint64 seed)
     expect_refusal (&type, element, name, KD_ERROR_DTYPE, "another type");
     generate_accepted (&shape, element, seed);
     memcpy (dims, tensor->dims, sizeof tensor->dims);
-    rank = MAX (tensor->rank, 1);
+    rank = spec->flags & KD_FIELD_TABLE ? tensor->rank + 1 : MAX (tensor->rank, 1); /* a table alone may have any size, but no other axes */
+    dims[tensor->rank] = 1;
     dims[0] = tensor->rank ? dims[0] + 1 : 1;
     kd_batch_set (shape.batch, name, kd_tensor_new_zero (tensor->dtype, rank, dims));
     expect_refusal (&shape, element, name, KD_ERROR_SHAPE, "another shape");
