@@ -13,6 +13,7 @@
 #include "math/kd-relation.h"
 #include "math/kd-eigen.h"
 #include "math/kd-topk.h"
+#include "math/kd-sinkhorn.h"
 #include "math/kd-sparse.h"
 #include "math/kd-plackett-luce.h"
 #include "batch/kd-tensor.h"
