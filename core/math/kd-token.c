@@ -1,10 +1,14 @@
 #include "kd-token.h"
+#include "kd-measure.h"
 #include "kd-kernel.h"
 
 #include <stdlib.h>
 
 /* Logits up to this size are mixed in float32: half a unit in the last place is 2e-6 then. */
 #define MIX_LIMIT 64.0f
+/* Rows of at most this many ids are done in double: a temperature found from a difficulty, and a gradient found with it, would add up float32's
+ * errors, and short rows cost nothing. */
+#define SHORT_ROW 64
 
 /* @bad: some value is beyond MIX_LIMIT, or is no number. */
 KD_BODY void
@@ -124,6 +128,18 @@ kd_interpolated_rows (const KdInterpolated *call)
   }
 }
 
+/* kd_divergence_rows for one short row. */
+static void
+short_row (KdDivergence *one)
+{
+  KdMeasure measure;
+
+  if (one->kind == KD_DIVERGENCE_JSD && (one->beta <= 0.0 || one->beta >= 1.0))
+    one->kind = one->beta <= 0.0 ? KD_DIVERGENCE_FORWARD_KL : KD_DIVERGENCE_REVERSE_KL;
+  measure = kd_measure_of (one);
+  *one->value = kd_exact_row (one, &measure, 0);
+}
+
 void
 kd_divergence_tempered_rows (const KdDivergence *call, const double *temperature, int squared)
 {
@@ -141,7 +157,10 @@ kd_divergence_tempered_rows (const KdDivergence *call, const double *temperature
     one.scale = call->scale * (squared ? temperature[row] * temperature[row] : 1.0);
     one.grad = call->grad ? call->grad + row * call->size : NULL;
     one.value = call->value + row;
-    kd_divergence_rows (&one);
+    if (call->size <= SHORT_ROW && call->kind != KD_DIVERGENCE_ADAPTIVE_KL)
+      short_row (&one);
+    else
+      kd_divergence_rows (&one);
   }
 }
 
@@ -187,6 +206,31 @@ reference_of (const void *row, KdReal type, int64_t size, float inv_t, Reference
   return 1;
 }
 
+static double
+hellinger_short (const float *s, const void *t, KdReal type, int64_t size)
+{
+  Normaliser q = { -INFINITY, 0.0 }, p = { -INFINITY, 0.0 };
+  double sum = 0.0;
+
+  for (int64_t i = 0; i < size; i++) {
+    double a = s[i], b = kd_load_value (t, type, i);
+    if (isnan (a) || isnan (b) || a == INFINITY || b == INFINITY)
+      return NAN;
+    if (isfinite (a))
+      normaliser_add (&q, a);
+    if (isfinite (b))
+      normaliser_add (&p, b);
+  }
+  if (q.sum == 0.0 || p.sum == 0.0)
+    return NAN;
+  for (int64_t i = 0; i < size; i++) {
+    double a = s[i], b = kd_load_value (t, type, i), d;
+    d = exp (0.5 * (a - q.max)) / sqrt (q.sum) - exp (0.5 * (b - p.max)) / sqrt (p.sum);
+    sum += isfinite (a) && isfinite (b) ? d * d : 0.0;
+  }
+  return fmin (sqrt (0.5 * sum), 1.0);
+}
+
 KD_BODY void
 hellinger_body (const float *s, const void *t, KdReal type, int64_t size, double *ret)
 {
@@ -222,7 +266,9 @@ kd_hellinger_rows (int64_t n, int64_t size, const float *student, const void *te
 #pragma omp parallel for schedule(static) if (n > 1 && n * size >= KD_PARALLEL_ELEMENTS)
   for (int64_t row = 0; row < n; row++) {
     value[row] = 0.0;
-    if (coef[row] != 0.0)
+    if (coef[row] != 0.0 && size <= SHORT_ROW)
+      value[row] = hellinger_short (student + row * size, kd_row_of (teacher, teacher_type, row, size), teacher_type, size);
+    else if (coef[row] != 0.0)
       hellinger[at_level](student + row * size, kd_row_of (teacher, teacher_type, row, size), teacher_type, size, value + row);
   }
 }

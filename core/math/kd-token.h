@@ -32,11 +32,13 @@ typedef struct {
 KD_API void kd_interpolated_rows (const KdInterpolated *call);
 
 /** kd_divergence_tempered_rows: kd_divergence_rows with a temperature for each row (@temperature [n], read where coef is not 0); with @squared
- * the gradient has the factor temperature^2, the values do not. @call's own temperature is not looked at, @fresh must be 0. */
+ * the gradient has the factor temperature^2, the values do not. @call's own temperature is not looked at, @fresh must be 0.
+ * Rows of at most 64 ids are done in double. */
 KD_API void kd_divergence_tempered_rows (const KdDivergence *call, const double *temperature, int squared);
 
 /** kd_hellinger_rows: @value[i] = sqrt (sum (sqrt p - sqrt q)^2 / 2) of the softmaxes of both rows, in [0, 1]; 0 for equal rows and where @coef
- * is 0, NaN where a logit is NaN or +infinity or nothing is finite; ids that are infinite in either add nothing. */
+ * is 0, NaN where a logit is NaN or +infinity or nothing is finite; ids that are infinite in either add nothing. Rows of at most 64 ids
+ * are done in double. */
 KD_API void kd_hellinger_rows (int64_t n, int64_t size, const float *student, const void *teacher, KdReal teacher_type, const double *coef, double *value,
     int level);
 
