@@ -6,7 +6,7 @@
 
 /* Whose gradient takes a factor of the loss as constant, as its specification says: it is not the derivative of the value. Their own tests
  * check them. */
-static const gchar *const constant_factors[][2] = { { "kddivergence", "divergence=akl" }, { "kdmixstd", "std_gradient=false" }, { "kdsinkhorn", "gradient=envelope" }, { "kdtaid", "" },
+static const gchar *const constant_factors[][2] = { { "kddivergence", "divergence=akl" }, { "kdtgeo", "" }, { "kdmixstd", "std_gradient=false" }, { "kdsinkhorn", "gradient=envelope" }, { "kdtaid", "" },
   { "kdklmix", "estimator=sampled" }, { "kdadakd", "" }, { "kdtsd", "" } };
 
 static gboolean
