@@ -102,36 +102,47 @@ kd_bench_python (const gchar *script, const gchar *const *args, GError **error)
 int
 kd_tool_bench (int argc, char **argv)
 {
-  static KdBenchOptions options = { .repeats = 5, .threads = 1 };
+  static KdBenchOptions options = { .repeats = 5, .elements = 1 << 24, .gigabytes = 2 };
   static const GOptionEntry entries[] = {
     { "repeats", 'n', 0, G_OPTION_ARG_INT, &options.repeats, "Runs of which the median is taken (default 5)", "N" },
-    { "threads", 'j', 0, G_OPTION_ARG_INT, &options.threads, "Threads of the models on both sides of `run` (default 1)", "N" },
+    { "threads", 'j', 0, G_OPTION_ARG_INT, &options.threads, "Threads on both sides of `run` (default 1) and of `losses` (default: all)", "N" },
+    { "sizes", 's', 0, G_OPTION_ARG_STRING, &options.sizes, "losses: rows of so many logits (default 10,1000,32000,128256)", "V,V" },
+    { "elements", 'e', 0, G_OPTION_ARG_INT64, &options.elements, "losses: logits in a table, rows times row (default 16777216)", "N" },
+    { "losses", 'l', 0, G_OPTION_ARG_STRING, &options.losses, "losses: only these", "NAME,NAME" },
+    { "gigabytes", 'g', 0, G_OPTION_ARG_DOUBLE, &options.gigabytes, "cache: size of the cache whose reading's memory is watched (default 2)", "N" },
+    { "level", 0, 0, G_OPTION_ARG_INT, &options.level, "losses: highest instruction set, 1 to 4 for x86-64 to x86-64-v4 (default: the machine's)", "N" },
     { NULL }
   };
   static const struct {
     const gchar *name;
     int (*bench) (const KdBenchOptions *options);
-  } benches[] = { { "graph", kd_bench_graph }, { "run", kd_bench_run }, { "cache", kd_bench_cache } };
-  const gchar *names[] = { "graph", "run", "cache", NULL }, *near;
+  } benches[] = { { "graph", kd_bench_graph }, { "run", kd_bench_run }, { "cache", kd_bench_cache }, { "losses", kd_bench_losses } };
+  const gchar *names[] = { "graph", "run", "cache", "losses", NULL }, *near;
 
-  if (!kd_tool_options (&argc, &argv, entries, "graph|run|cache", "Measure, beside a peer in the same minute; what counts is the ratio.",
+  if (!kd_tool_options (&argc, &argv, entries, "graph|run|cache|losses", "Measure, beside a peer in the same minute; what counts is the ratio.",
           "graph  what an element costs a batch, beside GStreamer's identity\n"
           "run    the student's training of hinton.kd, beside the same loop in plain PyTorch\n"
-          "cache  random rows of a cache, beside numpy in memory and h5py; writing, beside plain write and fsync\n\n"
+          "cache  capture beside dd; random rows beside numpy, h5py, torch.save and zarr; rows in order beside read(2) and h5py; opening, memory\n"
+          "losses every loss on logits, beside c = a + b on the same arrays and plain PyTorch\n\n"
           "Example:\n  kd bench graph\n"))
     return KD_EXIT_USAGE;
   if (argc != 2)
-    return kd_tool_usage (argc < 2 ? "say what to measure: graph, run or cache" : "one measurement at a time");
-  if (options.repeats < 1 || options.repeats > 1000 || options.threads < 1 || options.threads > 1024)
-    return kd_tool_usage ("--repeats takes 1 to 1000, --threads 1 to 1024");
+    return kd_tool_usage (argc < 2 ? "say what to measure: graph, run, cache or losses" : "one measurement at a time");
+  if (options.repeats < 1 || options.repeats > 1000 || options.threads < 0 || options.threads > 1024 || options.elements < 1 || !(options.gigabytes >= 0.1 && options.gigabytes <= 1000) || options.level < 0 || options.level > 4)
+    return kd_tool_usage ("--repeats takes 1 to 1000, --threads 1 to 1024, --elements 1 or more, --gigabytes 0.1 to 1000, --level 1 to 4");
   for (guint i = 0; i < G_N_ELEMENTS (benches); i++)
     if (g_str_equal (argv[1], benches[i].name)) {
-      g_autofree gchar *threads = g_strdup_printf ("%d", options.threads);
+      g_autofree gchar *threads = NULL, *level = g_strdup_printf ("%d", options.level);
+
+      if (options.threads == 0)
+        options.threads = benches[i].bench == kd_bench_losses ? (gint) g_get_num_processors () : 1;
+      threads = g_strdup_printf ("%d", options.threads);
 
       g_setenv ("OMP_NUM_THREADS", threads, TRUE); /* for the peer; kd_engine_get's own is set below its first use */
+      g_setenv ("KD_CPU_LEVEL", level, TRUE);
       kd_tool_init ();
       return benches[i].bench (&options);
     }
   near = kd_tool_closest (argv[1], names);
-  return kd_tool_usage ("there is no bench '%s'%s%s%s", argv[1], near ? "; did you mean '" : "; graph, run or cache", near ? near : "", near ? "'?" : "");
+  return kd_tool_usage ("there is no bench '%s'%s%s%s", argv[1], near ? "; did you mean '" : "; graph, run, cache or losses", near ? near : "", near ? "'?" : "");
 }

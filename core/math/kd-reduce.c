@@ -1,7 +1,8 @@
 #include "kd-kernel.h"
+#include <stdlib.h>
 
-int
-kd_cpu_level (void)
+static int
+machine_level (void)
 {
 #if defined(__x86_64__)
   if (__builtin_cpu_supports ("avx512f") && __builtin_cpu_supports ("avx512bw") && __builtin_cpu_supports ("avx512cd") &&
@@ -13,6 +14,15 @@ kd_cpu_level (void)
     return 2;
 #endif
   return 1;
+}
+
+int
+kd_cpu_level (void)
+{
+  const char *asked = getenv ("KD_CPU_LEVEL");
+  int have = machine_level (), level = asked ? atoi (asked) : 0;
+
+  return level > 0 && level < have ? level : have;
 }
 
 /* Neumaier's compensated sum: in order, and exact enough for millions of rows. */

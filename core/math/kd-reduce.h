@@ -18,7 +18,8 @@ kd_real_size (KdReal type)
   return type == KD_REAL_F32 ? 4 : 2;
 }
 
-/** kd_cpu_level: of this machine: 4 (AVX-512), 3 (AVX2 and FMA), 2 (SSE4.2) or 1; kernels pick their instance by it. */
+/** kd_cpu_level: of this machine: 4 (AVX-512), 3 (AVX2 and FMA), 2 (SSE4.2) or 1; kernels pick their instance by it.
+ * The environment variable KD_CPU_LEVEL sets a lower one: to measure, or for the same bits on unlike machines. */
 KD_API int kd_cpu_level (void);
 
 /**

@@ -38,6 +38,10 @@ START_TEST (test_usage)
   kd_expect (2, "kd run a b", "one recipe at a time");
   kd_expect (2, "kd bench", "say what to measure");
   kd_expect (2, "kd bench grap", "did you mean 'graph'?");
+  kd_expect (2, "kd bench losses --losses fk", "did you mean 'fkl'?");
+  kd_expect (2, "kd bench losses --sizes 10,many", "not 'many'");
+  kd_expect (2, "kd bench losses --sizes 1", "2 to 16777216");
+  kd_expect (2, "kd bench losses --level 5", "--level 1 to 4");
   kd_expect (2, "kd report", "no folder");
   kd_expect (1, "kd report .", "missing=metrics.jsonl");
   kd_expect (2, "kd plugin", "new");
@@ -59,6 +63,22 @@ START_TEST (test_recipe_is_checked_first)
       -1, NULL));
   kd_expect (1, "kd run ./bad.kd", "add first to the step's needs");
   ck_assert (!g_file_test (runs, G_FILE_TEST_EXISTS));
+}
+END_TEST
+
+/* A quick size: each loss is there, says which instructions it used, and agrees with PyTorch where there is one. */
+START_TEST (test_bench_losses)
+{
+  static const gchar *const losses[] = { "fkl", "rkl", "jsd", "skew-fkl", "tvd", "ce", "hinton", "dkd", "pld" };
+
+  kd_expect (0, "kd bench losses --elements 3000 --sizes 5,300 --repeats 1 --level 1 --threads 1", "x86-64, 1 thread");
+  for (guint i = 0; i < G_N_ELEMENTS (losses); i++) {
+    g_autofree gchar *small = g_strdup_printf ("      5      600  %-9s", losses[i]), *large = g_strdup_printf ("    300       10  %-9s", losses[i]);
+
+    ck_assert_msg (strstr (kd_out, small) && strstr (kd_out, large), "%s is not in: %s", losses[i], kd_out);
+  }
+  kd_expect (0, "KD_PYTHON=/bin/false kd bench losses --elements 3000 --sizes 300 --losses ce --repeats 1", "  ce ");
+  ck_assert (strstr (kd_err, "no peer") && !strstr (kd_out, "fkl"));
 }
 END_TEST
 
@@ -113,6 +133,7 @@ main (int argc, char **argv)
   tcase_add_test (tcase, test_help);
   tcase_add_test (tcase, test_usage);
   tcase_add_test (tcase, test_recipe_is_checked_first);
+  tcase_add_test (tcase, test_bench_losses);
   tcase_add_test (tcase, test_inspect);
   tcase_add_test (tcase, test_parse_errors);
   tcase_add_test (tcase, test_plugin_refuses_to_overwrite);
