@@ -3,6 +3,73 @@
 #include "kd-kernel.h"
 #include "kd-topk-private.h"
 
+/* e^x to the last digits for x <= 700, 0 below -708: Taylor polynomial on [-ln 2 / 2, ln 2 / 2], the exponent put together in integers. */
+KD_BODY double
+exp_of (double x)
+{
+  const double magic = 6755399441055744.0; /* 1.5 x 2^52 */
+  double t, n, r, p;
+  int64_t bits, zero;
+
+  x = x > -708.0 ? x : -708.0;
+  t = x * KD_LOG2E + magic;
+  n = t - magic;
+  r = x - n * 6.93147180369123816490e-01;
+  r -= n * 1.90821492927058770002e-10;
+  p = 1.0 / 479001600;
+  p = p * r + 1.0 / 39916800;
+  p = p * r + 1.0 / 3628800;
+  p = p * r + 1.0 / 362880;
+  p = p * r + 1.0 / 40320;
+  p = p * r + 1.0 / 5040;
+  p = p * r + 1.0 / 720;
+  p = p * r + 1.0 / 120;
+  p = p * r + 1.0 / 24;
+  p = p * r + 1.0 / 6;
+  p = p * r + 0.5;
+  p = p * r * r + r + 1.0;
+  memcpy (&bits, &t, sizeof bits);
+  memcpy (&zero, &magic, sizeof zero);
+  bits = (int64_t) ((uint64_t) (bits - zero + 1023) << 52);
+  memcpy (&n, &bits, sizeof n);
+  return x > -708.0 ? p * n : 0.0;
+}
+
+KD_BODY void
+exps_body (const double *x, int64_t n, double shift, double *out, double *ret_sum)
+{
+  double sum = 0.0;
+
+#pragma omp simd reduction(+ \
+                           : sum)
+  for (int64_t i = 0; i < n; i++) {
+    out[i] = exp_of (x[i] - shift);
+    sum += out[i];
+  }
+  *ret_sum = sum;
+}
+
+KD_KERNEL (exps, (const double *x, int64_t n, double shift, double *out, double *ret_sum), (x, n, shift, out, ret_sum))
+
+double
+kd_sparse_exps (const double *x, int64_t n, double shift, double *out, int level)
+{
+  double sum;
+
+  exps[level](x, n, shift, out, &sum);
+  return sum;
+}
+
+double
+kd_sparse_log_sum (const double *x, int64_t n, double *scratch, int level)
+{
+  double max = -INFINITY;
+
+  for (int64_t i = 0; i < n; i++)
+    max = x[i] > max ? x[i] : max;
+  return max == -INFINITY ? max : max + log (kd_sparse_exps (x, n, max, scratch, level));
+}
+
 static int64_t
 id_at (const KdSparse *call, int64_t i)
 {
@@ -60,7 +127,7 @@ give_to_label (const KdSparse *call, int64_t index, KdSparseRow *row, double lp_
   if (i < row->n) {
     row->lp[i] = kd_log_sum (row->lp[i], lp_rest);
   } else if (row->restricted) { /* the label is not among them: it is one of the others, which are left out */
-    double sum = kd_log_sums (row->lp, row->n);
+    double sum = kd_sparse_log_sum (row->lp, row->n, row->a, row->level);
     for (i = 0; i < row->n && sum > -INFINITY; i++)
       row->lp[i] -= sum;
   } else {
@@ -92,7 +159,7 @@ temper (KdSparseRow *row, double power, double *lp_rest)
   for (int64_t i = 0; i < row->n; i++)
     row->lp[i] *= row->lp[i] == -INFINITY ? 1.0 : power;
   *lp_rest *= *lp_rest == -INFINITY ? 1.0 : power;
-  sum = kd_log_sum (kd_log_sums (row->lp, row->n), *lp_rest);
+  sum = kd_log_sum (kd_sparse_log_sum (row->lp, row->n, row->a, row->level), *lp_rest);
   for (int64_t i = 0; i < row->n && sum > -INFINITY; i++)
     row->lp[i] -= sum;
   *lp_rest -= sum > -INFINITY ? sum : 0.0;
@@ -102,7 +169,7 @@ static KdSparseProblem
 teacher_stored (const KdSparse *call, int64_t index, KdSparseRow *row)
 {
   KdSparseProblem problem = read_stored (call, index, row);
-  double sum = 0.0, rest, lp_rest;
+  double sum, rest, lp_rest;
   int leave_out = call->tail == KD_TAIL_RENORM || (call->restricted && (call->tail == KD_TAIL_BUCKET || call->tail == KD_TAIL_UNIFORM));
 
   for (int64_t i = index * call->k; i < (index + 1) * call->k; i++) {
@@ -112,8 +179,7 @@ teacher_stored (const KdSparse *call, int64_t index, KdSparseRow *row)
   }
   if (problem != KD_SPARSE_FINE)
     return problem;
-  for (int64_t i = 0; i < row->n; i++)
-    sum += exp (row->lp[i]);
+  sum = kd_sparse_exps (row->lp, row->n, 0.0, row->p, row->level);
   if (call->form == KD_SPARSE_SAMPLED) {
     for (int64_t i = 0; call->normalize && i < row->n; i++)
       row->lp[i] -= log (sum);
@@ -132,18 +198,18 @@ teacher_stored (const KdSparse *call, int64_t index, KdSparseRow *row)
 }
 
 static void
-choose_ids (const KdSparse *call, int64_t index, KdSparseRow *row, int level)
+choose_ids (const KdSparse *call, int64_t index, KdSparseRow *row)
 {
   const KdDivergence *d = &call->dense;
   int64_t k = call->k < d->size ? call->k : d->size, n = 0;
 
   if (call->source != KD_SUPPORT_STUDENT) {
-    kd_topk_row (kd_row_of (d->teacher, d->teacher_type, index, d->size), d->teacher_type, d->size, k, row->id, row->keys, level);
+    kd_topk_row (kd_row_of (d->teacher, d->teacher_type, index, d->size), d->teacher_type, d->size, k, row->id, row->keys, row->level);
     n = k;
   }
   if (call->source != KD_SUPPORT_TEACHER) {
     int64_t *more = row->id + n;
-    kd_topk_row (d->student + index * d->size, KD_REAL_F32, d->size, k, more, row->keys, level);
+    kd_topk_row (d->student + index * d->size, KD_REAL_F32, d->size, k, more, row->keys, row->level);
     for (int64_t i = 0; i < n; i++)
       mark (row, row->id[i]);
     for (int64_t i = 0; i < k; i++)
@@ -172,17 +238,17 @@ sort_into_blocks (KdSparseRow *row, int64_t size)
 
 /* A dense teacher's probabilities of the chosen ids and, exactly, of all others. A row that is not finite gets NaN. */
 static void
-teacher_online (const KdSparse *call, int64_t index, KdSparseRow *row, int level)
+teacher_online (const KdSparse *call, int64_t index, KdSparseRow *row)
 {
   const KdDivergence *d = &call->dense;
   const void *teacher = kd_row_of (d->teacher, d->teacher_type, index, d->size);
   double inv_t = 1.0 / row->temperature, lp_rest, sum;
   KdSparseRest rest;
 
-  choose_ids (call, index, row, level);
+  choose_ids (call, index, row);
   sort_into_blocks (row, d->size);
   row->lp_rest = row->lp_each = NAN;
-  if (!kd_sparse_rest (teacher, d->teacher_type, d->size, d->reject_infinite, row, level, &rest))
+  if (!kd_sparse_rest (teacher, d->teacher_type, d->size, d->reject_infinite, row, &rest))
     return;
   for (int64_t i = 0; i < row->n; i++) {
     row->lp[i] = kd_load_value (teacher, d->teacher_type, row->id[i]) * inv_t;
@@ -192,14 +258,14 @@ teacher_online (const KdSparse *call, int64_t index, KdSparseRow *row, int level
   lp_rest = rest.z > 0.0 && call->tail != KD_TAIL_RENORM ? rest.max * inv_t + log (rest.z) : -INFINITY;
   if (call->restricted && (call->tail == KD_TAIL_BUCKET || call->tail == KD_TAIL_UNIFORM))
     lp_rest = -INFINITY;
-  sum = kd_log_sum (kd_log_sums (row->lp, row->n), lp_rest);
+  sum = kd_log_sum (kd_sparse_log_sum (row->lp, row->n, row->a, row->level), lp_rest);
   for (int64_t i = 0; i < row->n; i++)
     row->lp[i] -= sum;
   place_rest (call, index, row, call->tail == KD_TAIL_TRUNCATE ? -INFINITY : lp_rest - sum);
 }
 
 KdSparseProblem
-kd_sparse_teacher (const KdSparse *call, int64_t index, KdSparseRow *row, int level)
+kd_sparse_teacher (const KdSparse *call, int64_t index, KdSparseRow *row)
 {
   KdSparseProblem problem = KD_SPARSE_FINE;
 
@@ -207,7 +273,7 @@ kd_sparse_teacher (const KdSparse *call, int64_t index, KdSparseRow *row, int le
   row->temperature = call->temperatures ? call->temperatures[index] : call->dense.temperature;
   row->restricted = call->restricted || (call->form == KD_SPARSE_ONLINE && call->tail == KD_TAIL_RENORM);
   if (call->form == KD_SPARSE_ONLINE)
-    teacher_online (call, index, row, level);
+    teacher_online (call, index, row);
   else
     problem = teacher_stored (call, index, row);
   if (problem == KD_SPARSE_FINE)
@@ -286,10 +352,10 @@ rest_exact (const void *x, KdReal type, int64_t size, int reject, const KdSparse
 }
 
 int
-kd_sparse_rest (const void *x, KdReal type, int64_t size, int reject, const KdSparseRow *row, int level, KdSparseRest *ret)
+kd_sparse_rest (const void *x, KdReal type, int64_t size, int reject, const KdSparseRow *row, KdSparseRest *ret)
 {
   int fast;
 
-  rest_fast[level](x, type, size, (float) (1.0 / row->temperature), row, ret, &fast);
+  rest_fast[row->level](x, type, size, (float) (1.0 / row->temperature), row, ret, &fast);
   return fast || rest_exact (x, type, size, reject, row, ret);
 }

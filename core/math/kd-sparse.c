@@ -1,46 +1,110 @@
 #include "kd-sparse-private.h"
-#include "kd-kernel.h"
 #include "kd-measure.h"
 #include "kd-topk-private.h"
-#include <stdlib.h>
 
-/* The student's gradient of the ids outside, factor x e^((x - max) / T): of the known ones too, which are put right afterwards. */
-KD_BODY void
-spread_body (const float *x, int64_t n, float max, float inv_t, float factor, int fresh, float *grad)
+KD_BODY float
+block_exps (const float *x, int64_t n, float reference, float k, float *restrict e, float *ret_top)
 {
-  if (fresh) {
-#pragma omp simd
-    for (int64_t i = 0; i < n; i++)
-      grad[i] = factor * kd_expf ((x[i] - max) * inv_t);
-  } else {
-#pragma omp simd
-    for (int64_t i = 0; i < n; i++)
-      grad[i] += factor * kd_expf ((x[i] - max) * inv_t);
+  float sum = 0.0f, top = -FLT_MAX;
+
+#pragma omp simd reduction(+                    \
+                           : sum) reduction(max \
+                                            : top)
+  for (int64_t i = 0; i < n; i++) {
+    float y = (x[i] - reference) * k;
+    e[i] = kd_exp2f (y);
+    sum += e[i];
+    top = y > top ? y : top;
+  }
+  *ret_top = top;
+  return sum;
+}
+
+/* The student's exponentials and their sum over the ids outside: the known ones are made -infinity in a copy of their block. */
+KD_BODY void
+first_pass_body (const float *x, int64_t size, float k, KdSparseRow *row)
+{
+  float buffer[KD_BLOCK] __attribute__ ((aligned (64)));
+  KdTable *table = &row->table;
+
+  table->reference = -FLT_MAX;
+  table->z = 0.0;
+  for (int64_t at = 0, b = 0; at < size; at += KD_BLOCK, b++) {
+    int64_t n = kd_block_length (size, at);
+    const float *block = x + at;
+    float sum, top;
+    kd_prefetch (x + at + KD_AHEAD, n * 4);
+    if (row->first[b] < row->first[b + 1]) {
+      block = memcpy (buffer, block, (size_t) n * sizeof *buffer);
+      for (int32_t i = row->first[b]; i < row->first[b + 1]; i++)
+        buffer[row->id[row->order[i]] - at] = -INFINITY;
+    }
+    sum = block_exps (block, n, table->reference, k, table->e + at, &top);
+    if (top > KD_RISE) {
+      kd_table_raise (table, kd_block_top (block, n), k);
+      sum = block_exps (block, n, table->reference, k, table->e + at, &top);
+    }
+    table->reference_of[b] = table->reference;
+    table->z += sum;
   }
 }
 
-KD_KERNEL (spread, (const float *x, int64_t n, float max, float inv_t, float factor, int fresh, float *grad), (x, n, max, inv_t, factor, fresh, grad))
+KD_KERNEL (first_pass, (const float *x, int64_t size, float k, KdSparseRow *row), (x, size, k, row))
+
+/* The gradient, backwards since the end is what the cache still has: factor x the exponentials, and A of the known ids. */
+KD_BODY void
+last_pass_body (int64_t size, float k, double factor, const KdSparseRow *row, KdPut put, float *grad)
+{
+  float out[KD_BLOCK] __attribute__ ((aligned (64)));
+
+  for (int64_t b = kd_block_count (size) - 1; b >= 0; b--) {
+    int64_t at = b * KD_BLOCK, n = kd_block_length (size, at);
+    float f = (float) (factor * exp2 (kd_table_step (&row->table, b, k)));
+    const float *e = row->table.e + at;
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++)
+      out[i] = f * e[i];
+    for (int32_t i = row->first[b]; i < row->first[b + 1]; i++)
+      out[row->id[row->order[i]] - at] = (float) row->a[row->order[i]];
+    kd_put_block (grad + at, out, n, put);
+  }
+}
+
+KD_KERNEL (last_pass, (int64_t size, float k, double factor, const KdSparseRow *row, KdPut put, float *grad), (size, k, factor, row, put, grad))
+
+static int
+has_infinite (const float *x, int64_t n)
+{
+  int found = 0;
+
+  for (int64_t i = 0; i < n; i++)
+    found |= !(fabsf (x[i]) <= FLT_MAX);
+  return found;
+}
 
 /* log q of the known ids; *ret_rest that of all others. 0 when a logit is NaN or +infinity (or infinite, when that is to be refused). */
 static int
-student_side (const KdSparse *call, int64_t index, KdSparseRow *row, int level, KdSparseRest *rest, double *ret_rest)
+student_side (const KdSparse *call, int64_t index, KdSparseRow *row, double *ret_rest)
 {
-  const float *s = call->dense.student + index * call->dense.size;
+  int64_t size = call->dense.size;
+  const float *s = call->dense.student + index * size;
   double inv_t = 1.0 / row->temperature, sum;
 
-  *rest = (KdSparseRest) { 0.0f, 0.0 };
-  if (!row->restricted && !kd_sparse_rest (s, KD_REAL_F32, call->dense.size, call->dense.reject_infinite, row, level, rest))
-    return 0;
+  *ret_rest = -INFINITY;
+  if (!row->restricted) {
+    first_pass[row->level](s, size, (float) (inv_t * KD_LOG2E), row);
+    if (isnan (row->table.z) || (call->dense.reject_infinite && has_infinite (s, size)))
+      return 0;
+    if (row->table.z > 0.0)
+      *ret_rest = row->table.reference * inv_t + log (row->table.z);
+  }
   for (int64_t i = 0; i < row->n; i++) {
     float value = s[row->id[i]];
-    if (isnan (value) || value == INFINITY || (call->dense.reject_infinite && isinf (value)))
-      return 0;
-    if (call->dense.reject_infinite && isinf (row->lp[i]))
+    if (isnan (value) || value == INFINITY || (call->dense.reject_infinite && (isinf (value) || isinf (row->lp[i]))))
       return 0;
     row->lq[i] = value * inv_t;
   }
-  *ret_rest = rest->z > 0.0 ? rest->max * inv_t + log (rest->z) : -INFINITY;
-  sum = kd_log_sum (kd_log_sums (row->lq, row->n), *ret_rest);
+  sum = kd_log_sum (kd_sparse_log_sum (row->lq, row->n, row->q, row->level), *ret_rest);
   for (int64_t i = 0; i < row->n; i++)
     row->lq[i] -= sum;
   *ret_rest -= sum;
@@ -83,18 +147,47 @@ adapt (const KdSparse *call, const KdSparseRow *row, double lq_rest, KdMeasure *
   free (p);
 }
 
+/* Both KL of the known ids: what there is no need to call kd_outcome for. */
+KD_BODY void
+kl_body (const KdMeasure *m, KdSparseRow *row, double *ret_value, double *ret_sum)
+{
+  double value = 0.0, sum = 0.0, c_p = m->c_p, c_q = m->c_q, drop = m->drop;
+  const double *p = row->p, *q = row->q, *lp = row->lp, *lq = row->lq;
+  double *restrict a = row->a;
+
+#pragma omp simd reduction(+ \
+                           : value, sum)
+  for (int64_t i = 0; i < row->n; i++) {
+    int out = lp[i] < -DBL_MAX || lq[i] < -DBL_MAX; /* an infinite logit: left out */
+    double l_p = out ? 0.0 : lp[i], u = out ? 0.0 : lp[i] - lq[i], w = out ? 0.0 : p[i];
+    value += w * (c_p * u - drop * l_p) - c_q * q[i] * u;
+    a[i] = out ? 0.0 : -c_p * w - c_q * q[i] * u;
+    sum += a[i];
+  }
+  *ret_value = value;
+  *ret_sum = sum;
+}
+
+KD_KERNEL (kl, (const KdMeasure *m, KdSparseRow *row, double *ret_value, double *ret_sum), (m, row, ret_value, ret_sum))
+
 /* The divergence over the outcomes; fills A of each and its sum. */
 static double
 outcomes (const KdMeasure *measure, KdSparseRow *row, double lq_rest, double *ret_a_rest, double *ret_sum)
 {
   double value = 0.0, sum = 0.0, term, a_rest = 0.0;
 
-  for (int64_t i = 0; i < row->n; i++) {
-    if (isinf (row->lp[i]) || isinf (row->lq[i])) /* an infinite logit: left out */
-      continue;
-    kd_outcome (measure, row->lq[i], row->lp[i], &term, &row->a[i]);
-    value += term;
-    sum += row->a[i];
+  kd_sparse_exps (row->lq, row->n, 0.0, row->q, row->level);
+  if (measure->shape == KD_MEASURE_KL) {
+    kd_sparse_exps (row->lp, row->n, 0.0, row->p, row->level);
+    kl[row->level](measure, row, &value, &sum);
+  } else {
+    for (int64_t i = 0; i < row->n; i++) {
+      term = row->a[i] = 0.0;
+      if (!isinf (row->lp[i]) && !isinf (row->lq[i])) /* an infinite logit is left out */
+        kd_outcome (measure, row->lq[i], row->lp[i], &term, &row->a[i]);
+      value += term;
+      sum += row->a[i];
+    }
   }
   if (lq_rest > -INFINITY) {
     kd_outcome (measure, lq_rest, row->lp_rest, &term, &a_rest);
@@ -106,26 +199,23 @@ outcomes (const KdMeasure *measure, KdSparseRow *row, double lq_rest, double *re
   return value;
 }
 
-/* Adds the row's gradient: that of the ids outside in one pass over the row, the known ones by themselves. */
+/* The row's gradient; @g_rest that of the others together. */
 static void
-write_gradient (const KdSparse *call, int64_t index, KdSparseRow *row, int level, KdSparseRest rest, double g_rest, double sum)
+write_gradient (const KdSparse *call, int64_t index, KdSparseRow *row, double g_rest, double sum, KdPut put)
 {
   const KdDivergence *d = &call->dense;
-  const float *s = d->student + index * d->size;
   float *grad = d->grad + index * d->size;
   double inv_t = 1.0 / row->temperature, c = d->coef[index] * d->scale * inv_t;
-  float factor = rest.z > 0.0 ? (float) (c * g_rest / rest.z) : 0.0f;
 
   for (int64_t i = 0; i < row->n; i++)
-    row->kept[i] = call->dense.fresh ? 0.0f : grad[row->id[i]];
-  if (factor != 0.0f)
-    spread[level](s, d->size, rest.max, (float) inv_t, factor, call->dense.fresh, grad);
-  else if (call->dense.fresh)
-    memset (grad, 0, (size_t) d->size * sizeof *grad);
-  for (int64_t i = 0; i < row->n; i++) {
-    int left_out = isinf (row->lp[i]) || isinf (row->lq[i]);
-    grad[row->id[i]] = row->kept[i] + (left_out ? 0.0f : (float) (c * (row->a[i] - exp (row->lq[i]) * sum)));
+    row->a[i] = isinf (row->lp[i]) ? 0.0 : c * (row->a[i] - row->q[i] * sum);
+  if (!row->restricted) {
+    last_pass[row->level](d->size, (float) (inv_t * KD_LOG2E), row->table.z > 0.0 ? c * g_rest / row->table.z : 0.0, row, put, grad);
+    return;
   }
+  kd_put_nothing (grad, d->size, put);
+  for (int64_t i = 0; i < row->n; i++)
+    grad[row->id[i]] += (float) row->a[i];
 }
 
 /* With the rest spread over single ids there is nothing to gain from knowing few: the dense kernel, on a row of the teacher made here. */
@@ -137,12 +227,12 @@ uniform_row (const KdSparse *call, int64_t index, KdSparseRow *row)
   double value;
 
   for (int64_t i = 0; i < one.size; i++)
-    row->row[i] = each;
+    row->dense[i] = each;
   for (int64_t i = 0; i < row->n; i++)
-    row->row[row->id[i]] = (float) (row->lp[i] * row->temperature);
+    row->dense[row->id[i]] = (float) (row->lp[i] * row->temperature);
   one.n = 1;
   one.student += index * one.size;
-  one.teacher = row->row;
+  one.teacher = row->dense;
   one.teacher_type = KD_REAL_F32;
   one.coef += index;
   one.temperature = row->temperature;
@@ -152,30 +242,22 @@ uniform_row (const KdSparse *call, int64_t index, KdSparseRow *row)
   return value;
 }
 
-static void
-empty_row (const KdSparse *call, int64_t index)
-{
-  if (call->dense.fresh && call->dense.grad)
-    memset (call->dense.grad + index * call->dense.size, 0, (size_t) call->dense.size * sizeof *call->dense.grad);
-}
-
 static double
-sparse_row (const KdSparse *call, const KdMeasure *common, int64_t index, KdSparseRow *row, int level, KdSparseProblem *ret_problem)
+sparse_row (const KdSparse *call, const KdMeasure *common, int64_t index, KdSparseRow *row, KdPut put, KdSparseProblem *ret_problem)
 {
   KdMeasure measure = *common;
   double value, lq_rest, a_rest, sum;
-  KdSparseRest rest;
 
-  *ret_problem = kd_sparse_teacher (call, index, row, level);
+  *ret_problem = kd_sparse_teacher (call, index, row);
   if (*ret_problem != KD_SPARSE_FINE)
     return 0.0;
   if (row->n == 0) {
-    empty_row (call, index);
+    kd_put_nothing (call->dense.grad ? call->dense.grad + index * call->dense.size : NULL, call->dense.size, put);
     return 0.0;
   }
   if (!isnan (row->lp_each) && !isnan (row->lp_rest))
     return uniform_row (call, index, row);
-  if (isnan (row->lp_rest) || !student_side (call, index, row, level, &rest, &lq_rest))
+  if (isnan (row->lp_rest) || !student_side (call, index, row, &lq_rest))
     return NAN;
   if (call->dense.kind == KD_DIVERGENCE_ADAPTIVE_KL)
     adapt (call, row, lq_rest, &measure);
@@ -185,30 +267,26 @@ sparse_row (const KdSparse *call, const KdMeasure *common, int64_t index, KdSpar
     return 0.0;
   }
   if (call->dense.grad)
-    write_gradient (call, index, row, level, rest, a_rest - exp (lq_rest) * sum, sum);
+    write_gradient (call, index, row, a_rest - exp (lq_rest) * sum, sum, put);
   return value;
 }
 
 static void
-row_init (const KdSparse *call, KdSparseRow *row)
+row_init (const KdSparse *call, KdSparseRow *row, int level)
 {
-  int64_t n_blocks = (call->dense.size + KD_BLOCK - 1) / KD_BLOCK;
+  int64_t size = call->dense.size;
   size_t capacity = (size_t) (call->source == KD_SUPPORT_UNION ? 2 * call->k : call->k) + 1; /* one more: a label */
-  double *numbers = malloc (capacity * (4 * sizeof (double) + sizeof (float) + sizeof (int32_t)) + (size_t) (n_blocks + 2) * sizeof (int32_t));
 
-  *row = (KdSparseRow) { .seen = calloc ((size_t) call->dense.size / 8 + 1, 1) };
-  if (call->form == KD_SPARSE_ONLINE)
-    row->keys = malloc (kd_topk_scratch (call->k) * sizeof *row->keys);
-  if (call->tail == KD_TAIL_UNIFORM)
-    row->row = malloc ((size_t) call->dense.size * sizeof *row->row);
-  if (!numbers || !row->seen || (call->form == KD_SPARSE_ONLINE && !row->keys) || (call->tail == KD_TAIL_UNIFORM && !row->row))
+  *row = (KdSparseRow) { .level = level, .seen = calloc ((size_t) size / 8 + 1, 1), .lp = malloc (capacity * (6 * sizeof (double) + sizeof (int32_t)) + (size_t) (kd_block_count (size) + 2) * sizeof (int32_t)), .dense = kd_scratch_new (call->tail == KD_TAIL_UNIFORM ? size : 1), .keys = malloc (kd_topk_scratch (call->form == KD_SPARSE_ONLINE ? call->k : 1) * sizeof (uint64_t)) };
+  if (!row->seen || !row->lp || !row->keys)
     abort (); /* as GLib does */
-  row->lp = numbers;
+  kd_table_init (&row->table, kd_scratch_new (kd_table_floats (size)), size);
   row->lq = row->lp + capacity;
-  row->a = row->lq + capacity;
+  row->p = row->lq + capacity;
+  row->q = row->p + capacity;
+  row->a = row->q + capacity;
   row->id = (int64_t *) (row->a + capacity);
-  row->kept = (float *) (row->id + capacity);
-  row->order = (int32_t *) (row->kept + capacity);
+  row->order = (int32_t *) (row->id + capacity);
   row->first = row->order + capacity;
 }
 
@@ -218,7 +296,8 @@ row_clear (KdSparseRow *row)
   free (row->lp);
   free (row->seen);
   free (row->keys);
-  free (row->row);
+  free (row->dense);
+  free (row->table.e);
 }
 
 /* As TRL defines the ends of jsd. */
@@ -250,6 +329,7 @@ kd_sparse_rows (const KdSparse *asked)
 {
   KdSparse call = *asked;
   int level = kd_kernel_level (call.dense.level);
+  KdPut put = kd_put_kind (call.dense.fresh, call.dense.n, call.dense.size);
   KdMeasure measure;
 
   call.dense = resolved (&asked->dense);
@@ -259,17 +339,18 @@ kd_sparse_rows (const KdSparse *asked)
   {
     KdSparseRow row;
 
-    row_init (&call, &row);
+    row_init (&call, &row, level);
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < call.dense.n; i++) {
       KdSparseProblem problem = KD_SPARSE_FINE;
       call.dense.value[i] = 0.0;
       if (call.dense.coef[i] != 0.0)
-        call.dense.value[i] = sparse_row (&call, &measure, i, &row, level, &problem);
+        call.dense.value[i] = sparse_row (&call, &measure, i, &row, put, &problem);
       else
-        empty_row (&call, i);
+        kd_put_nothing (call.dense.grad ? call.dense.grad + i * call.dense.size : NULL, call.dense.size, put);
       call.problem[i] = (uint8_t) problem;
     }
+    kd_put_end (put);
     row_clear (&row);
   }
 }

@@ -1,5 +1,5 @@
 /* Divergences from a teacher of which only some ids are known: its top k, ids drawn from it, or the top k of a dense one. Nothing of the
- * vocabulary's size is made: a row costs one sum over the student's logits and one pass that writes its gradient. */
+ * vocabulary's size is made: a row costs one pass over the student's logits and one that writes its gradient. */
 #pragma once
 #include "kd-divergence.h"
 
@@ -70,7 +70,7 @@ typedef struct {
 
 /**
  * kd_sparse_rows: fill dense.value and @problem and add to dense.grad. Rows in parallel; the same bits for any number of threads. A thread's
- * scratch is a few arrays of the ids, and size / 8 bytes; one row of float32 for KD_TAIL_UNIFORM.
+ * scratch is one row of float32 (two for KD_TAIL_UNIFORM) and a few arrays of the ids.
  * An id whose logit or log-probability is -infinity adds nothing and gets no gradient, as in kd_divergence_rows.
  */
 KD_API void kd_sparse_rows (const KdSparse *call);

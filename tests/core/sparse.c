@@ -1,6 +1,5 @@
 /* Sparse teachers against the definition: the outcomes' probabilities in double, the gradient by differences of that. */
 #include "kd-leaf.h"
-#include <dlfcn.h>
 
 #define K 5
 
