@@ -31,6 +31,7 @@ typedef struct {
   gchar *owner;
   guint n_in, n_out;
   const gchar *teacher; /* interned fingerprint, from the stream's identity, or NULL */
+  gpointer element;     /* of a loss where a trainer ends the graph: it can look ahead; else NULL */
   KdBoundField in[KD_MAX_FIELDS], out[KD_MAX_FIELDS];
 } KdBinding;
 
@@ -72,6 +73,9 @@ gboolean kd_rows_find_bad (const KdBinding *binding, KdBatch *batch, KdTensor *c
 void kd_call_init (KdCall *call, const KdBinding *binding, gconstpointer params, const KdRunOptions *options, gpointer state, const KdBatch *batch,
     KdTensor *const *in, const KdSizes *sizes);
 
+/** kd_binding_look_ahead: KdCall's look_ahead: asks the models upstream of the binding's element. */
+gboolean kd_binding_look_ahead (const KdCall *call, KdLookahead *ahead, GError **error);
+
 /* The doors with a binding made before; what the elements call. */
 gboolean kd_loss_run_bound (const KdLossDesc *desc, const KdBinding *binding, gconstpointer params, const KdRunOptions *options, gpointer state,
     KdBatch *batch, gboolean measure, GError **error);
@@ -95,11 +99,11 @@ typedef struct {
   gint64 shard_index;
   gint64 shard_count;
   gboolean validation;
+  gint64 shuffle_chunk, shuffle_window;
 } KdSourceOptions;
 extern const KdParam kd_source_base_params[];
 
 extern const KdParam kd_loss_base_params[];
-  gint64 shuffle_chunk, shuffle_window;
 extern const KdParam kd_augment_base_params[];
 extern const KdParam kd_selector_base_params[];
 

@@ -57,11 +57,33 @@ typedef struct {
 } KdRows;
 
 /**
+ * KdLookahead: what a loss with parameters of its own asks of the model that makes one of its inputs: how the outputs of the training batch move
+ * along the gradient that held-out rows have after one plain step on the loss. That is the one-step unrolled gradient of a bilevel problem.
+ * @field: the input, as it is called on the batch: a model's logits
+ * @grad: float32, of the field's shape: the gradient of the inner loss in it
+ * @learning_rate: of the step theta' = theta - learning_rate x the inner loss's gradient
+ * @input, @label: held-out rows: what the model reads, and int64 [rows] classes
+ * @ret_jvp: (transfer full) float32, of the field's shape: d/de field (theta + e v) at e = 0, v the gradient of @ret_loss at theta'
+ * @ret_loss: mean cross-entropy of the held-out rows at theta'
+ */
+typedef struct {
+  const gchar *field;
+  const KdTensor *grad;
+  gdouble learning_rate;
+  KdTensor *input, *label;
+  KdTensor *ret_jvp;
+  gdouble ret_loss;
+} KdLookahead;
+
+typedef struct _KdCall KdCall;
+
+/**
  * KdCall: what a leaf's function gets. All pointers are valid during the call only.
  * @in: by index of the descriptor's field table; shapes, dtypes and values are checked already
  * @state: the leaf's state across batches (state_size bytes), or NULL
+ * @look_ahead: of losses, where a trainer ends the graph, else NULL; parameters are as they were afterwards. @element, @batch: what it works with
  */
-typedef struct {
+struct _KdCall {
   gconstpointer params;
   gint64 n_samples;
   KdTensor *const *in;
@@ -77,7 +99,10 @@ typedef struct {
   const gchar *teacher;      /* fingerprint of the stream's teacher, or NULL where nobody has said it */
   gint64 size[26];           /* sizes bound to letters: size['C' - 'A'] */
   guint32 purpose;           /* of the element's random stream */
-} KdCall;
+  gboolean (*look_ahead) (const KdCall *call, KdLookahead *ahead, GError **error);
+  gpointer element;
+  const KdBatch *batch;
+};
 
 /** kd_call_rows: the rows of the call. */
 static inline const KdRows *
@@ -107,14 +132,17 @@ typedef struct {
 
 /* Members that every descriptor begins with.
  * name: the element ("kdkl"); title, description: for gst-inspect; source: paper and equation, or origin
+ * formula: "{name}" in it stands for a property's value, or for the formula of that value; units: of the result, and its reduction
  * provides: patterns of fields that it adds beside its outputs ("student.*"), for messages and kd inspect
- * state_init may be NULL (zeroed then); state_open reads the files that the state comes from; state_fields ends with a NULL name. */
+ * state_init may be NULL (zeroed then); state_open reads the files that the state comes from; state_fields ends with a NULL name.
+ * state_save, state_load: beside state_fields, for arrays whose size the data decides: into and from @table (name, owned -> KdTensor, owned). */
 #define KD_DESC_HEAD                                                                                                   \
   const gchar *name;                                                                                                   \
   const gchar *title;                                                                                                  \
   const gchar *description;                                                                                            \
   const gchar *source;                                                                                                 \
   const gchar *formula;                                                                                                \
+  const gchar *units;                                                                                                  \
   const gchar *provides;                                                                                                \
   const KdFieldSpec *fields;                                                                                           \
   const KdParam *params;                                                                                               \
@@ -124,7 +152,9 @@ typedef struct {
   void (*state_init) (gconstpointer params, gpointer state);                                                           \
   gboolean (*state_open) (gconstpointer params, gpointer state, GError **error);                                       \
   void (*state_clear) (gpointer state);                                                                                \
-  const KdStateField *state_fields;
+  const KdStateField *state_fields;                                                                                    \
+  void (*state_save) (gconstpointer state, GHashTable *table);                                                         \
+  gboolean (*state_load) (gconstpointer params, gpointer state, GHashTable *table, GError **error);
 /* clang-format on */
 
 /** KdDesc: what all descriptors have in common; any of them may be cast to it. */
@@ -155,6 +185,8 @@ typedef struct {
   const KdFieldSpec *outputs; /* fields that it writes beside loss and gradients: weights, selections, diagnostics; or NULL */
   const gchar *const *terms;  /* NULL-terminated names: "ce", "kd" */
   gdouble default_weight;     /* of the `weight` property; 0 means 1 */
+  /* where a trainer ends the graph, before the first batch: what only training needs; may be NULL */
+  gboolean (*check_training) (gconstpointer params, gconstpointer state, const KdLayout *layout, GError **error);
   gboolean (*evaluate) (const KdCall *call, KdLossResult *ret, GError **error);
 } KdLossDesc;
 
@@ -173,6 +205,8 @@ typedef struct {
   gboolean (*evaluate) (const KdCall *call, KdOutputs *ret, GError **error);
   /* at the end of an epoch and of the stream, for diagnostics: (transfer full) a structure that is posted as an element message */
   GstStructure *(*finish) (const KdCall *call);
+  /* after each batch: (transfer full) what others have to know now, sent upstream as a custom event and posted as an element message, or NULL */
+  GstStructure *(*announce) (const KdCall *call);
   /* at the end of the stream, for what is gathered over all of it: fills ret->out by index of @results, (transfer full), of shapes that are the
    * leaf's to say; NULL: not there. The element writes them as datasets into the file that the leaf's parameter `location` names. */
   const KdFieldSpec *results;

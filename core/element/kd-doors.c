@@ -92,6 +92,9 @@ kd_call_init (KdCall *call, const KdBinding *binding, gconstpointer params, cons
     .sample_view = int64_column (batch, "sample.view"),
     .teacher = binding->teacher,
     .purpose = kd_random_purpose (binding->desc->name),
+    .look_ahead = binding->element ? kd_binding_look_ahead : NULL,
+    .element = binding->element,
+    .batch = batch,
   };
   memcpy (call->size, sizes->letter, sizeof call->size);
 }

@@ -48,11 +48,15 @@ loss_extend (KdLeafElement *self, const KdLeaf *leaf, const KdSizes *sizes, KdLa
 }
 
 static gboolean
-loss_prepare (KdLeafElement *self, KdLeaf *leaf, GError **error)
+loss_prepare (KdLeafElement *self, KdLeaf *leaf, const KdLayout *in, GError **error)
 {
   KdElementClass *klass = KD_ELEMENT_GET_CLASS (self);
   const KdRunOptions *options = kd_element_base_params (KD_ELEMENT (self));
+  const KdLossDesc *desc = DESC (self, KdLossDesc);
 
+  leaf->binding->element = kd_element_has_trainer (KD_ELEMENT (self)) ? self : NULL;
+  if (leaf->binding->element && desc->check_training && !desc->check_training (kd_element_params (KD_ELEMENT (self)), leaf->state, in, error))
+    return FALSE;
   g_clear_pointer (&leaf->schedule, kd_schedule_free);
   if (!options->schedule || !*options->schedule)
     return TRUE;
@@ -88,14 +92,29 @@ loss_run (KdLeafElement *self, const KdLeaf *leaf, KdBatch *batch, GError **erro
       leaf->state, batch, measure, error);
 }
 
+static void
+transform_announce (KdLeafElement *self, const KdLeaf *leaf)
+{
+  KdCall call = { .params = kd_element_params (KD_ELEMENT (self)), .state = leaf->state };
+  GstStructure *structure = DESC (self, KdTransformDesc)->announce (&call);
+
+  if (!structure)
+    return;
+  gst_element_post_message (GST_ELEMENT (self), gst_message_new_element (GST_OBJECT (self), gst_structure_copy (structure)));
+  gst_pad_push_event (kd_element_sink_pad (KD_ELEMENT (self)), gst_event_new_custom (GST_EVENT_CUSTOM_UPSTREAM, structure));
+}
+
 static gboolean
 transform_run (KdLeafElement *self, const KdLeaf *leaf, KdBatch *batch, GError **error)
 {
   KdRunOptions options;
 
   kd_run_options_init (&options);
-  return kd_transform_run_bound (DESC (self, KdTransformDesc), leaf->binding, kd_element_params (KD_ELEMENT (self)), &options, leaf->state, batch,
-      error);
+  if (!kd_transform_run_bound (DESC (self, KdTransformDesc), leaf->binding, kd_element_params (KD_ELEMENT (self)), &options, leaf->state, batch, error))
+    return FALSE;
+  if (DESC (self, KdTransformDesc)->announce)
+    transform_announce (self, leaf);
+  return TRUE;
 }
 
 static void

@@ -100,7 +100,7 @@ leaf_negotiate (KdElement *element, const KdLayout *in, GError **error)
     g_prefix_error (error, "element=%s: ", GST_OBJECT_NAME (element));
     return NULL;
   }
-  if (klass->prepare && !klass->prepare (self, leaf, error))
+  if (klass->prepare && !klass->prepare (self, leaf, in, error))
     return NULL;
   extend_with_outputs (leaf, &sizes, in, out);
   if (klass->extend)
@@ -154,6 +154,8 @@ leaf_save (KdElement *element, GHashTable *table, GError **error)
     memcpy (tensor->data, (const gchar *) leaf->state + field->offset, tensor->n_bytes);
     g_hash_table_insert (table, g_strdup (field->name), tensor);
   }
+  if (leaf->state && desc->state_save)
+    desc->state_save (leaf->state, table);
   return TRUE;
 }
 
@@ -171,6 +173,10 @@ leaf_load (KdElement *element, GHashTable *table, GError **error)
       return FALSE;
     }
     memcpy ((gchar *) leaf->state + field->offset, tensor->data, tensor->n_bytes);
+  }
+  if (leaf->state && desc->state_load && !desc->state_load (kd_element_params (element), leaf->state, table, error)) {
+    g_prefix_error (error, "element=%s: ", GST_OBJECT_NAME (element));
+    return FALSE;
   }
   return TRUE;
 }

@@ -28,7 +28,7 @@ struct _KdLeafElementClass {
   KdElementClass parent;
   const KdFieldSpec *outputs;
   void (*extend) (KdLeafElement *self, const KdLeaf *leaf, const KdSizes *sizes, KdLayout *layout);
-  gboolean (*prepare) (KdLeafElement *self, KdLeaf *leaf, GError **error);
+  gboolean (*prepare) (KdLeafElement *self, KdLeaf *leaf, const KdLayout *in, GError **error);
   gboolean (*run) (KdLeafElement *self, const KdLeaf *leaf, KdBatch *batch, GError **error);
 };
 

@@ -239,6 +239,7 @@ model_process (KdElement *element, GstBuffer **buffer, KdBatch *batch, GError **
   }
   if (!train)
     return TRUE;
+  g_atomic_pointer_set (&priv->thread, g_thread_self ());
   tape = g_new0 (KdTape, 1);
   *tape = (KdTape) { .forward = g_steal_pointer (&forward), .input = input_var, .in_flight = &priv->in_flight };
   memcpy (tape->vars, vars, sizeof vars);
@@ -264,11 +265,16 @@ model_upstream (KdElement *element, GstEvent *event, GError **error)
   KdBackward *backward = kd_event_get_pointer (event, KD_EVENT_BACKWARD);
   KdReduce *reduce = kd_event_get_pointer (event, KD_EVENT_REDUCE);
   KdStepCall *step = kd_event_get_pointer (event, KD_EVENT_STEP);
+  KdLookaheadCall *ahead = kd_event_get_pointer (event, KD_EVENT_LOOKAHEAD);
   gboolean ok = TRUE;
 
   if (DESC (self)->role == KD_ROLE_TEACHER || !PRIVATE (self)->model)
     return FALSE;
-  if (backward) {
+  if (ahead) {
+    if (!ahead->taken)
+      kd_model_run_lookahead (element, PRIVATE (self), OPTIONS (self), ahead);
+  } else if (backward) {
+    g_atomic_int_set (&PRIVATE (self)->elsewhere, g_atomic_pointer_get (&PRIVATE (self)->thread) != g_thread_self ());
     ok = kd_model_run_backward (element, PRIVATE (self), OPTIONS (self), backward, error);
     backward->failed = backward->failed || !ok;
   } else if (reduce) {
@@ -300,14 +306,14 @@ model_identify (KdElement *element, GstStructure *identity)
   fingerprint = kd_model_fingerprint (PRIVATE (self)->model);
   spec = g_strdup_printf ("arch=\"%s\" model=\"%s\" weights=\"%s\" seed=%" G_GUINT64_FORMAT " features=\"%s\"", options->arch ? options->arch : "",
       options->model ? options->model : "", options->weights ? options->weights : "", options->seed, options->features ? options->features : "");
+  if (fills_holes (self))
+    kd_model_missing_identify (element, PRIVATE (self), identity, fingerprint, spec);
   gst_structure_set (identity, "teacher", G_TYPE_STRING, fingerprint, "teacher-spec", G_TYPE_STRING, spec, NULL);
 }
 
 static gboolean
 model_save (KdElement *element, GHashTable *table, GError **error)
 {
-  if (fills_holes (self))
-    kd_model_missing_identify (element, PRIVATE (self), identity, fingerprint, spec);
   if (PRIVATE (element)->model && DESC (element)->role != KD_ROLE_TEACHER)
     kd_param_set_get_state (kd_model_params (PRIVATE (element)->model), table);
   return TRUE;
@@ -323,13 +329,15 @@ static void
 model_stop (KdElement *element)
 {
   g_clear_pointer (&PRIVATE (element)->model, kd_model_unref);
+  g_clear_error (&PRIVATE (element)->stale);
+  PRIVATE (element)->thread = NULL;
+  PRIVATE (element)->elsewhere = 0;
 }
 
 static void
 kd_model_element_class_init (KdModelElementClass *klass)
 {
   KdElementClass *element_class = KD_ELEMENT_CLASS (klass);
-  g_clear_error (&PRIVATE (element)->stale);
 
   element_class->negotiate = model_negotiate;
   element_class->process = model_process;

@@ -35,6 +35,8 @@ typedef struct {
   guint n_outputs;
   GError *stale;  /* only-missing: the rows that are there are another teacher's; told with the first batch that has some to add */
   gint in_flight; /* atomic: tapes alive */
+  gpointer thread;     /* atomic: GThread that brought the last batch */
+  gint elsewhere;      /* atomic: gradients come in another thread */
 } KdModelState;
 
 typedef struct {
@@ -46,12 +48,10 @@ typedef struct {
 
 /** kd_model_run_backward: gradients of the batch's outputs into parameters, and into the input where that is the student's. */
 gboolean kd_model_run_backward (KdElement *self, KdModelState *state, const KdModelOptions *options, KdBackward *backward, GError **error);
+/** kd_model_run_lookahead: see KdLookahead; leaves parameters, gradients and tapes as they are. */
+void kd_model_run_lookahead (KdElement *self, KdModelState *state, const KdModelOptions *options, KdLookaheadCall *call);
 /** kd_model_run_reduce: gradients summed over the processes of the run, their squares added up. */
 gboolean kd_model_run_reduce (KdModelState *state, const KdModelOptions *options, KdReduce *reduce, GError **error);
-/** kd_model_run_step: the optimiser's step, with the element's lr-scale. */
-void kd_model_run_step (KdModelState *state, const KdModelOptions *options, KdStepCall *call);
-
-G_END_DECLS
 /* only-missing: kd-model-missing.c. Rows with cache.hit FALSE are computed and put among those that a cache has. */
 /** kd_model_missing_check: whether @in has cache.hit and every output, of the model's shape. */
 gboolean kd_model_missing_check (KdElement *self, const KdModelState *state, const KdLayout *in, const KdLayout *out, GError **error);
@@ -59,3 +59,7 @@ gboolean kd_model_missing_check (KdElement *self, const KdModelState *state, con
 void kd_model_missing_identify (KdElement *self, KdModelState *state, const GstStructure *identity, const gchar *fingerprint, const gchar *spec);
 /** kd_model_run_missing: one batch. */
 gboolean kd_model_run_missing (KdElement *self, KdModelState *state, guint64 seed, KdBatch *batch, GError **error);
+/** kd_model_run_step: the optimiser's step, with the element's lr-scale. */
+void kd_model_run_step (KdModelState *state, const KdModelOptions *options, KdStepCall *call);
+
+G_END_DECLS

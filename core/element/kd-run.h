@@ -17,6 +17,8 @@ G_BEGIN_DECLS
 #define KD_EVENT_BACKWARD "kd-backward"
 #define KD_EVENT_REDUCE "kd-reduce"
 #define KD_EVENT_STEP "kd-step"
+/* Upstream, from a loss, in the thread that brought it the batch: the model that makes one of its inputs answers. */
+#define KD_EVENT_LOOKAHEAD "kd-lookahead"
 #define KD_EVENT_SAVE "kd-save"
 /* Upstream, from kdtrain, after the last step of the run: models write what they were told to. */
 #define KD_EVENT_FINISH "kd-finish"
@@ -58,6 +60,14 @@ typedef struct {
   guint n_taken;
   gboolean failed;
 } KdBackward;
+
+/** KdLookaheadCall: inside kd-lookahead: @ahead is a KdLookahead (kd-desc.h). @error: why the model could not, for the sender to post. */
+typedef struct {
+  const KdBatch *batch;
+  gpointer ahead;
+  gboolean taken;
+  GError *error;
+} KdLookaheadCall;
 
 /** KdReduce: inside kd-reduce, before each step: every model that learns sums its gradients over the processes of the run and adds their squares. */
 typedef struct {
