@@ -21,6 +21,7 @@ typedef struct {
   gint value;
   const gchar *nick;
   const gchar *description;
+  const gchar *formula; /* what the descriptor's formula says with this value, for kd inspect; or NULL */
 } KdEnumValue;
 
 /**

@@ -84,8 +84,8 @@ kd_print_added (const KdDesc *desc, const gchar *kind)
     kd_print_text ("Adds, by its properties", desc->provides);
 }
 
-static gchar *
-kd_value_text (const GValue *value)
+gchar *
+kd_inspect_value (const GValue *value)
 {
   if (G_VALUE_HOLDS_STRING (value))
     return g_value_get_string (value) ? g_strdup_printf ("\"%s\"", g_value_get_string (value)) : g_strdup ("none");
@@ -139,8 +139,8 @@ kd_print_property (GstElement *element, GParamSpec *spec)
 
   g_value_init (&value, spec->value_type);
   g_object_get_property (G_OBJECT (element), spec->name, &value);
-  now = kd_value_text (&value);
-  usual = kd_value_text (g_param_spec_get_default_value (spec));
+  now = kd_inspect_value (&value);
+  usual = kd_inspect_value (g_param_spec_get_default_value (spec));
   g_print ("  %-20s %s\n  %-20s %s; default %s", spec->name, g_param_spec_get_blurb (spec), "", range, usual);
   g_print (g_param_value_defaults (spec, &value) ? "\n" : ", now %s\n", now);
   if (G_IS_PARAM_SPEC_ENUM (spec)) {
@@ -170,7 +170,7 @@ kd_print_properties (GstElement *element)
   }
 }
 
-/* The formula's parameters as they are now: what is computed, not what could be. */
+/* The formula's parameters as they are now, where the formula does not name them. */
 static void
 kd_print_in_force (GstElement *element, const KdDesc *desc)
 {
@@ -185,12 +185,26 @@ kd_print_in_force (GstElement *element, const KdDesc *desc)
       continue;
     g_value_init (&value, spec->value_type);
     g_object_get_property (G_OBJECT (element), name, &value);
-    text = kd_value_text (&value);
+    text = kd_inspect_value (&value);
     g_print ("%s %s=%s", any ? "," : "  with", name, text);
     any = TRUE;
     g_value_unset (&value);
   }
   g_print (any ? "\n" : "");
+}
+
+/* What is computed, not what could be. */
+static void
+kd_print_formula (GstElement *element, const KdDesc *desc)
+{
+  g_autofree gchar *in_force = kd_inspect_formula (desc, element);
+
+  if (in_force) {
+    kd_print_text ("Formula in force", in_force);
+    return;
+  }
+  kd_print_text ("Formula", desc->formula);
+  kd_print_in_force (element, desc);
 }
 
 static void
@@ -254,8 +268,8 @@ kd_inspect_element (GstElementFactory *factory, char **pairs)
       gst_element_factory_get_metadata (factory, GST_ELEMENT_METADATA_DESCRIPTION));
   if (desc) {
     g_print ("\nKind\n  %s\n", kind);
-    kd_print_text ("Formula", desc->formula);
-    kd_print_in_force (element, desc);
+    kd_print_formula (element, desc);
+    kd_print_text ("Units", desc->units);
     kd_print_text ("Source", desc->source);
     kd_print_fields (desc, kind);
     kd_print_added (desc, kind);

@@ -9,5 +9,10 @@ G_BEGIN_DECLS
 GList *kd_inspect_factories (void);
 /** kd_inspect_all: elements by kind, architectures, engines; or the elements' names only. */
 int kd_inspect_all (gboolean names_only);
+/** kd_inspect_value: (transfer full) a property's value as text. */
+gchar *kd_inspect_value (const GValue *value);
+/** kd_inspect_formula: (transfer full) the descriptor's formula with the element's values for the properties that it names in braces; NULL
+ * when it names none. */
+gchar *kd_inspect_formula (const KdDesc *desc, GstElement *element);
 
 G_END_DECLS

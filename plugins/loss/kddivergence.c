@@ -53,6 +53,7 @@
  * in its code), torchtune (sym-kl, 0.5), arXiv:1503.02531 section 2 (temperature, T^2). The toolkits mostly use no T^2 for language models, so
  * none is the default. DistiLLM's js lam is 1 - beta, torchtune's sym_kd_ratio is 1 - lambda. Sparse: arcee-ai/DistillKit (renorm is its
  * "zero", bucket its "symmetric_uniform"), TRL iw_opd (top-k), arXiv:2503.16870 (sampled).
+ * This file is longer than other leaves': one element for all divergences and forms of teacher, so that no two of them drift apart.
  * ## Example
  * |[ kd launch 'kdh5src location=batch.h5 ! kddivergence divergence=rkl temperature=2 ! kdh5sink location=out.h5' ]|
  */
@@ -84,19 +85,29 @@ typedef struct {
 } KdDivergenceParams;
 
 static const KdEnumValue divergences[] = {
-  { KD_DIVERGENCE_FORWARD_KL, "fkl", "KL (teacher || student)" },
-  { KD_DIVERGENCE_REVERSE_KL, "rkl", "KL (student || teacher)" },
-  { KD_DIVERGENCE_JSD, "jsd", "Generalized Jensen-Shannon" },
-  { KD_DIVERGENCE_SKEW_FORWARD_KL, "skew-fkl", "KL (teacher || mixture with a little of the teacher)" },
-  { KD_DIVERGENCE_SKEW_REVERSE_KL, "skew-rkl", "KL (student || mixture with a little of the student)" },
-  { KD_DIVERGENCE_TOTAL_VARIATION, "tvd", "Total variation" },
-  { KD_DIVERGENCE_SYMMETRIC_KL, "sym-kl", "Both KL, mixed by lambda" },
-  { KD_DIVERGENCE_ADAPTIVE_KL, "akl", "Both KL, mixed by where the two differ: in the teacher's head or in its tail" },
+  { KD_DIVERGENCE_FORWARD_KL, "fkl", "KL (teacher || student)",
+      "D = sum p log (p / q)" },
+  { KD_DIVERGENCE_REVERSE_KL, "rkl", "KL (student || teacher)",
+      "D = sum q log (q / p)" },
+  { KD_DIVERGENCE_JSD, "jsd", "Generalized Jensen-Shannon",
+      "D = {beta} KL (p || m) + (1 - {beta}) KL (q || m), m = {beta} p + (1 - {beta}) q" },
+  { KD_DIVERGENCE_SKEW_FORWARD_KL, "skew-fkl", "KL (teacher || mixture with a little of the teacher)",
+      "D = KL (p || m), m = {alpha} p + (1 - {alpha}) q" },
+  { KD_DIVERGENCE_SKEW_REVERSE_KL, "skew-rkl", "KL (student || mixture with a little of the student)",
+      "D = KL (q || m), m = (1 - {alpha}) p + {alpha} q" },
+  { KD_DIVERGENCE_TOTAL_VARIATION, "tvd", "Total variation",
+      "D = sum |p - q| / 2" },
+  { KD_DIVERGENCE_SYMMETRIC_KL, "sym-kl", "Both KL, mixed by lambda",
+      "D = (1 - {lambda}) KL (p || q) + {lambda} KL (q || p)" },
+  { KD_DIVERGENCE_ADAPTIVE_KL, "akl", "Both KL, mixed by where the two differ: in the teacher's head or in its tail",
+      "D = w KL (p || q) + (1 - w) KL (q || p), w the share of sum |p - q| in the teacher's head of mass {mu}" },
   { 0, NULL, NULL }
 };
 static const KdEnumValue scales[] = {
-  { SCALE_NONE, "none", "The divergence as it is" },
-  { SCALE_T2, "t2", "Multiplied by the temperature's square, so that the gradient keeps its size" },
+  { SCALE_NONE, "none", "The divergence as it is",
+      "mean_n D" },
+  { SCALE_T2, "t2", "Multiplied by the temperature's square, so that the gradient keeps its size",
+      "{temperature}^2 mean_n D" },
   { 0, NULL, NULL }
 };
 static const KdEnumValue inf_policies[] = {
@@ -112,11 +123,16 @@ static const KdEnumValue forms[] = {
   { 0, NULL, NULL }
 };
 static const KdEnumValue tails[] = {
-  { KD_TAIL_RENORM, "renorm", "Left out; the known ids sum to 1" },
-  { KD_TAIL_TRUNCATE, "truncate", "Left out; the known ids sum to less than 1" },
-  { KD_TAIL_BUCKET, "bucket", "All other ids are one outcome" },
-  { KD_TAIL_UNIFORM, "uniform", "Spread evenly over the other ids" },
-  { KD_TAIL_LABEL, "label", "Given to the label" },
+  { KD_TAIL_RENORM, "renorm", "Left out; the known ids sum to 1",
+      "p_k = e^(a s_k) / sum e^(a s), a = {cache_temperature} / {temperature}; 0 outside" },
+  { KD_TAIL_TRUNCATE, "truncate", "Left out; the known ids sum to less than 1",
+      "p_k = e^s_k; 0 outside" },
+  { KD_TAIL_BUCKET, "bucket", "All other ids are one outcome",
+      "p_k = e^(a s_k) / Z, all others one outcome with (1 - sum e^s)^a / Z, a = {cache_temperature} / {temperature}" },
+  { KD_TAIL_UNIFORM, "uniform", "Spread evenly over the other ids",
+      "p_k = e^(a s_k) / Z, the others share (1 - sum e^s)^a / Z evenly, a = {cache_temperature} / {temperature}" },
+  { KD_TAIL_LABEL, "label", "Given to the label",
+      "p_k = e^(a s_k) / Z, the label gets (1 - sum e^s)^a / Z, a = {cache_temperature} / {temperature}" },
   { 0, NULL, NULL }
 };
 static const KdEnumValue supports[] = {
@@ -383,10 +399,10 @@ static const KdLossDesc kd_divergence = {
   .title = "Divergence loss",
   .description = "KL, Jensen-Shannon, skewed, total variation ... between the softened outputs of teacher and student",
   .source = "arXiv:2306.13649; arXiv:2402.03898; arXiv:2404.02657; arXiv:1503.02531 section 2",
-  .formula = "loss = s mean_n D (p, q), p = softmax (teacher / T), q = softmax (student / T); s = 1, or T^2 with temperature-scale=t2; "
-             "fkl: D = sum p log (p / q); rkl: D = sum q log (q / p); jsd: D = beta KL (p || m) + (1 - beta) KL (q || m), m = beta p + (1 - beta) q; "
-             "skew-fkl: D = KL (p || alpha p + (1 - alpha) q); skew-rkl: D = KL (q || (1 - alpha) p + alpha q); tvd: D = sum |p - q| / 2; "
-             "sym-kl: D = (1 - lambda) fkl + lambda rkl; akl: D = w fkl + (1 - w) rkl, w the share of sum |p - q| in the teacher's head of mass mu",
+  .formula = "loss = {temperature_scale}, p = softmax (teacher / {temperature}), q = softmax (student / {temperature})\n{divergence}\n"
+             "gradient of student.logits: (A - q sum A) / {temperature}, A = q dD/dq\n"
+             "a teacher of which only some ids are known: {tail}",
+  .units = "nats; mean over the counted rows with reduction=token-mean",
   .fields = kd_divergence_fields,
   .params = kd_divergence_params,
   .params_size = sizeof (KdDivergenceParams),

@@ -89,6 +89,11 @@ START_TEST (test_inspect)
   kd_expect (0, "kd inspect --names", "kdce\n");
   kd_expect (0, "kd inspect kdhinton temperature=2", "default 4, now 2");
   ck_assert (strstr (kd_out, "student.logits") && strstr (kd_out, "gets a gradient") && strstr (kd_out, "arXiv:1503.02531") && strstr (kd_out, "temperature=2"));
+  kd_expect (0, "kd inspect kddivergence divergence=jsd beta=0.3 temperature=2", "D = 0.3 KL (p || m) + (1 - 0.3) KL (q || m), m = 0.3 p + (1 - 0.3) q\n");
+  ck_assert (strstr (kd_out, "loss = mean_n D, p = softmax (teacher / 2)") && strstr (kd_out, "Units\n  nats") && strstr (kd_out, "arXiv:2306.13649"));
+  ck_assert (!strstr (kd_out, "sum |p - q| / 2") && !strchr (kd_out, '{'));
+  kd_expect (0, "kd inspect kddivergence temperature-scale=t2 temperature=4 tail=renorm", "loss = 4^2 mean_n D");
+  ck_assert (strstr (kd_out, "D = sum p log (p / q)") && strstr (kd_out, "e^(a s_k) / sum e^(a s), a = 1 / 4; 0 outside"));
   kd_expect (0, "kd inspect mlp", "dims");
   kd_expect (1, "kd inspect kdhintn", "did you mean 'kdhint");
   kd_expect (2, "kd inspect kdhinton temperature=-1", "it takes: number, 0.01 to 1000");
