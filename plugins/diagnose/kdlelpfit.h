@@ -27,9 +27,9 @@ typedef struct {
   KdTensor *rotation; /* [C S S] or NULL */
   gint64 n_classes, size;
   gint64 n_rows, told; /* assigned; and when the message was posted */
-  gint64 *count;  /* [C]; NULL before the first batch */
-  gdouble *sum;   /* [C D], of the embeddings as they are */
-  gdouble *outer; /* [C D D], lower triangles of the sums of h h^T */
+  gint64 *count;       /* [C]; NULL before the first batch */
+  gdouble *sum;        /* [C D], of the embeddings as they are */
+  gdouble *outer;      /* [C D D], lower triangles of the sums of h h^T */
 } KdLelpFitState;
 
 /* The fit, from the sums. */
