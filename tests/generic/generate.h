@@ -3,7 +3,14 @@
 #include "kd-leaf.h"
 
 /* What cannot be guessed from a table: properties that have no default. */
-static const gchar *const extra_properties[][2] = { { "kdmixup", "classes=4" }, { "kdlogittopk", "k=2" }, { "kdtaid", "total-steps=10" }, { "kdbild", "top-k=2" }, { "kdlelp", "subclasses=3" }, { "kdlogitmerge", "subclasses=3" } };
+static const gchar *const extra_properties[][2] = { { "kdmixup", "classes=4" }, { "kdlogittopk", "k=2" }, { "kdlogitpack", "d=1000 k=2 exact-k=1" }, { "kdlogitunpack", "d=16 k=2 exact-k=1" }, { "kdtaid", "total-steps=10" }, { "kdlengate", "h-min=1" }, { "kdbild", "top-k=2" }, { "kdlelp", "subclasses=3" }, { "kdlogitmerge", "subclasses=3" } };
+
+/* Sizes that follow from those properties. */
+static const struct {
+  const gchar *element;
+  gchar letter;
+  gint64 size;
+} fixed_sizes[] = { { "kdlogitunpack", 'B', 1 }, { "kdlogitunpack", 'L', 16 } };
 
 typedef struct {
   KdRandom random;
@@ -273,6 +280,9 @@ static gboolean generate_plain; /* no mask and no weights */
 static inline void
 generate (Leaf *leaf, Shape *shape)
 {
+  for (guint i = 0; i < G_N_ELEMENTS (fixed_sizes); i++)
+    if (g_str_equal (leaf->desc->name, fixed_sizes[i].element))
+      shape->letter[fixed_sizes[i].letter - 'A'] = fixed_sizes[i].size;
   leaf_batch (leaf, shape->n);
   for (guint i = 0; leaf->desc->fields[i].name; i++) {
     const KdFieldSpec *spec = &leaf->desc->fields[i];
