@@ -6,8 +6,8 @@
 
 /* Logits up to this size are mixed in float32: half a unit in the last place is 2e-6 then. */
 #define MIX_LIMIT 64.0f
-/* Rows of at most this many ids are done in double: a temperature found from a difficulty, and a gradient found with it, would add up float32's
- * errors, and short rows cost nothing. */
+/* Rows of at most this many ids are done in double: what is found in steps (target and gradient, difficulty, temperature and gradient) would add
+ * up float32's errors, and short rows cost nothing. */
 #define SHORT_ROW 64
 
 /* @bad: some value is beyond MIX_LIMIT, or is no number. */
@@ -86,6 +86,8 @@ interpolated_row (const KdInterpolated *call, int64_t row, float *target, int le
   double value = 0.0;
   int bad = 0;
 
+  if (call->size <= SHORT_ROW)
+    return interpolated_exact (call, row);
   for (int64_t at = 0; at < call->size && !bad; at += KD_BLOCK) {
     int64_t n = call->size - at < KD_BLOCK ? call->size - at : KD_BLOCK;
     mix[level](s + at, kd_load_block (teacher, call->teacher_type, at, n, buffer), n, (float) call->share, target + at, &bad);

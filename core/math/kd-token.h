@@ -28,7 +28,7 @@ typedef struct {
 } KdInterpolated;
 
 /** kd_interpolated_rows: fill @value and add to @grad; ids that are infinite in either table add nothing and get no gradient. One row of scratch a
- * thread; rows with a logit beyond 64, where a float32 target would lose digits, are done in double. */
+ * thread; rows with a logit beyond 64, where a float32 target would lose digits, and of at most 64 ids are done in double. */
 KD_API void kd_interpolated_rows (const KdInterpolated *call);
 
 /** kd_divergence_tempered_rows: kd_divergence_rows with a temperature for each row (@temperature [n], read where coef is not 0); with @squared
