@@ -198,6 +198,8 @@ compare_expected (Case *c, const gchar *prefix, KdH5Reader *expected, const KdBa
 
     if (!want)
       return FALSE;
+    if (g_str_has_prefix (name, "original.")) /* what a lossy coding was made of */
+      continue;
     if (!got)
       message = g_strdup_printf ("%s: the element does not give this field", label);
     else if (got->rank != want->rank || memcmp (got->dims, want->dims, want->rank * sizeof want->dims[0])) {
