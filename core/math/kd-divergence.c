@@ -31,7 +31,7 @@ block_sums (const float *s, const float *t, int64_t n, float ref_s, float ref_t,
     keep_s[i] = e_s;
     keep_t[i] = kind == REVERSE ? u : e_t;
     z_s += e_s;
-    z_t += e_t;
+    z_t += kind == FORWARD_CROSS ? e_t + 0.0f * y_t : e_t; /* NaN for an infinite logit, which the others find in cross */
     cross += kind == REVERSE ? e_s * u : e_t * (kind == FORWARD_CROSS ? -y_s : -u);
     top_s = y_s > top_s ? y_s : top_s;
     top_t = y_t > top_t ? y_t : top_t;

@@ -1,222 +1,201 @@
-/* The divergences beside forward and reverse KL, fast: a row's exponentials are kept in a buffer that stays in the cache, so that each id
- * costs two exponentials and at most one logarithm. Mixtures are formed relative to the larger probability, log M = log max (p, q) +
- * log (w + (1 - w) e^-|u|) with u = log q - log p from the logits, so that no probability of extreme logits is divided or lost. */
-#include "kd-measure.h"
-#include "kd-kernel.h"
-#include <stdlib.h>
+/* The divergences beside forward and reverse KL, fast: as in kd-row.h, with a
+ * pass more, since their gradients need a sum over the row. Each id costs two
+ * exponentials and at most one logarithm, that of a mixture over one of its
+ * two, 1 - w + w p / q. */
+#include "kd-mixture-near.h"
 
-/* What the loops need of a measure, in float32. */
-typedef struct {
-  float c_p, a, c_q, b, drop;
-} Coefs;
+/* Powers of two below the reference at which probabilities of a mixture stay:
+ * the quotient of two is finite, and nothing is lost, since no term of a
+ * mixture is larger than its probability times the logarithm of the share. */
+#define LOWEST -100.0f
 
-/* One row under way. Scratch: @q [size] and @a [size] hold e^((x - reference) / T) of student and teacher after the first pass, q and A
- * after the second; @ref_s, @ref_t: each block's reference. */
+/* What a block needs: its references and what takes its exponentials to
+ * probabilities. */
 typedef struct {
-  float max_s, max_t, inv_t;
-  double z_s, z_t, log_z;
-  float *q, *a, *ref_s, *ref_t;
-} Row;
+  float ref_s, ref_t, f_s, f_t, shift_s, shift_t;
+} Block;
 
 KD_BODY float
-block_exps (const float *x, int64_t n, float max, float inv_t, float *out)
+block_exps (const float *x, int64_t n, float reference, float k,
+    int floored, float *restrict e, float *ret_top)
 {
-  float z = 0.0f;
+  float z = 0.0f, top = -FLT_MAX;
 
-#pragma omp simd reduction(+ \
-                           : z)
+#pragma omp simd reduction(+                  \
+                           : z) reduction(max \
+                                          : top)
   for (int64_t i = 0; i < n; i++) {
-    out[i] = kd_expf ((x[i] - max) * inv_t);
-    z += out[i];
+    float y = (x[i] - reference) * k;
+    e[i] = kd_exp2f (floored && y < LOWEST ? LOWEST : y);
+    z += e[i] + 0.0f * y; /* NaN for an infinite logit */
+    top = y > top ? y : top;
   }
+  *ret_top = top;
   return z;
 }
 
-/* A block's exponentials relative to the largest value so far; what was summed before moves to a new reference first. */
-KD_BODY double
-block_sum (const float *x, int64_t n, float top, float inv_t, float *max, float *reference, double z, float *out)
+KD_BODY void
+table_block (KdTable *table, const float *x, int64_t at, int64_t n,
+    float k, int floored)
 {
-  if (top > *max) {
-    z = z > 0.0 ? z * exp (((double) *max - top) * inv_t) : 0.0;
-    *max = top;
+  float top, z;
+
+  if (at == 0)
+    kd_table_raise (table, kd_block_top (x, n), k);
+  z = block_exps (x, n, table->reference, k, floored, table->e + at, &top);
+  if (top > KD_RISE) {
+    kd_table_raise (table, kd_block_top (x, n), k);
+    z = block_exps (x, n, table->reference, k, floored, table->e + at, &top);
   }
-  *reference = *max;
-  return z + block_exps (x, n, *max, inv_t, out);
+  table->reference_of[at / KD_BLOCK] = table->reference;
+  table->z += z;
 }
 
-/* FALSE when a value is infinite, NaN or enormous. */
+/* FALSE when a sum is not finite: there is an infinite logit, NaN or something
+ * enormous. */
 KD_BODY int
-first_pass (const KdDivergence *call, const float *student, const void *teacher, Row *row, KdReal type)
+first_pass (const KdDivergence *call, const float *student,
+    const void *teacher, Row *row, KdReal type,
+    int floored)
 {
   float buffer[KD_BLOCK] __attribute__ ((aligned (64)));
+  int64_t width = (int64_t) kd_real_size (type);
 
-  row->max_s = row->max_t = -FLT_MAX;
-  row->z_s = row->z_t = 0.0;
-  for (int64_t at = 0, block = 0; at < call->size; at += KD_BLOCK, block++) {
-    int64_t n = call->size - at < KD_BLOCK ? call->size - at : KD_BLOCK;
-    const float *s = student + at, *t = kd_load_block (teacher, type, at, n, buffer);
-    int fast_s, fast_t;
-    float top_s = kd_block_max (s, n, &fast_s), top_t = kd_block_max (t, n, &fast_t);
-    if (!fast_s || !fast_t)
-      return 0;
-    row->z_s = block_sum (s, n, top_s, row->inv_t, &row->max_s, &row->ref_s[block], row->z_s, row->q + at);
-    row->z_t = block_sum (t, n, top_t, row->inv_t, &row->max_t, &row->ref_t[block], row->z_t, row->a + at);
+  row->s.reference = row->t.reference = -FLT_MAX;
+  row->s.z = row->t.z = 0.0;
+  for (int64_t at = 0; at < call->size; at += KD_BLOCK) {
+    int64_t n = kd_block_length (call->size, at);
+    const float *s = student + at,
+                *t = kd_load_block (teacher, type, at, n, buffer);
+
+    kd_prefetch (s + KD_AHEAD, n * 4);
+    kd_prefetch ((const char *) teacher + (at + KD_AHEAD) * width, n * width);
+    table_block (&row->s, s, at, n, row->k, floored);
+    table_block (&row->t, t, at, n, row->k, floored);
   }
-  row->log_z = log (row->z_s) - log (row->z_t);
-  return 1;
+  return isfinite (row->s.z) && isfinite (row->t.z);
 }
 
-/* log (m / q) and log (m / p) of m = w q + (1 - w) p; *ret_q_over_m = q / m. */
-KD_BODY void
-mix (float p, float q, float u, float w, float *ret_lq, float *ret_lp, float *ret_q_over_m)
+KD_BODY Block
+block_of (const Row *row, int64_t at)
 {
-  float high = u >= 0.0f ? q : p, low = u >= 0.0f ? p : q, w_high = u >= 0.0f ? w : 1.0f - w;
-  float ratio = low / (high > FLT_MIN ? high : FLT_MIN), e = w_high + (1.0f - w_high) * ratio, l;
+  int64_t block = at / KD_BLOCK;
+  double step_s = kd_table_step (&row->s, block, row->k),
+         step_t = kd_table_step (&row->t, block, row->k);
 
-  e = e > FLT_MIN ? e : FLT_MIN;
-  l = kd_logf (e);
-  *ret_lq = l - (u < 0.0f ? u : 0.0f);
-  *ret_lp = l + (u > 0.0f ? u : 0.0f);
-  *ret_q_over_m = (u >= 0.0f ? 1.0f : ratio) / e;
+  return (Block) {
+    row->s.reference_of[block], row->t.reference_of[block],
+    (float) (exp2 (step_s) / row->s.z), (float) (exp2 (step_t) / row->t.z),
+    (float) (step_s - log2 (row->s.z)), (float) (step_t - log2 (row->t.z))
+  };
 }
 
-/* A block's exponentials to q and A; the sums of the terms and of A. */
+/* A block's exponentials to A; the sums of the terms and of A. */
 KD_BODY void
-block_terms (const float *s, const float *t, int64_t n, const Row *row, int64_t at, float f_s, float f_t, KdMeasureShape shape, const Coefs *c,
-    int drop, float *ret_term, float *ret_a)
+block_terms (const float *s, const float *t, int64_t n,
+    const Row *row, int64_t at, KdMeasureShape shape,
+    const Coefs *c, int drop, float *ret_term,
+    float *ret_a)
 {
-  float max_s = row->max_s, max_t = row->max_t, inv_t = row->inv_t, log_z = (float) row->log_z, log_t = (float) log (row->z_t);
-  float *restrict qs = row->q + at, *restrict as = row->a + at, sum = 0.0f, sum_a = 0.0f;
+  Block block = block_of (row, at);
+  float k = row->k, shift = (float) ((double) block.shift_s - block.shift_t);
+  const float *restrict es = row->s.e + at;
+  float *restrict et = row->t.e + at, sum = 0.0f, sum_a = 0.0f;
 
 #pragma omp simd reduction(+ \
                            : sum, sum_a)
   for (int64_t i = 0; i < n; i++) {
-    float q = qs[i] * f_s, p = as[i] * f_t, d_t = t[i] - max_t, u = (s[i] - max_s - d_t) * inv_t - log_z, term, a, l_q, l_p, ratio;
+    float q = es[i] * block.f_s, p = et[i] * block.f_t,
+          y_s = (s[i] - block.ref_s) * k, y_t = (t[i] - block.ref_t) * k, term,
+          a;
+    float l_p = (y_t + block.shift_t) * (float) KD_LN2;
     if (shape == KD_MEASURE_KL) {
+      float u = (y_s - y_t + shift) * (float) KD_LN2;
       term = (c->c_q * q - c->c_p * p) * u;
       a = c->c_q * q * u - c->c_p * p;
     } else if (shape == KD_MEASURE_TVD) {
       term = 0.5f * fabsf (p - q);
       a = p > q ? -0.5f * q : p < q ? 0.5f * q
                                     : 0.0f;
+    } else if (shape == KD_MEASURE_SKEW_P) {
+      float m = (1.0f - c->a) + c->a * (q / p);
+      term = -p * (kd_log2f (m) * (float) KD_LN2);
+      a = -c->a * q / m;
     } else {
-      mix (p, q, u, shape == KD_MEASURE_SKEW_Q ? 1.0f - c->b : c->a, &l_q, &l_p, &ratio);
-      if (shape == KD_MEASURE_JSD) {
-        a = -c->c_q * q * l_q;
-        term = a - c->c_p * p * l_p;
-      } else if (shape == KD_MEASURE_SKEW_P) {
-        term = -p * l_p;
-        a = -c->a * p * ratio;
+      float share = shape == KD_MEASURE_JSD ? c->a : 1.0f - c->b,
+            m = share + (1.0f - share) * (p / q), l_m = kd_log2f (m);
+      if (shape ==
+          KD_MEASURE_JSD) { /* relative to p the mixture is M / q times q / p */
+        y_s = y_s < LOWEST ? LOWEST : y_s;
+        y_t = y_t < LOWEST ? LOWEST : y_t;
+        a = -c->c_q * (float) KD_LN2 * q * l_m;
+        term = a - c->c_p * (float) KD_LN2 * p * (l_m + (y_s - y_t + shift));
       } else {
-        term = -q * l_q;
-        a = term - (1.0f - c->b) * q * ratio;
+        term = -q * (l_m * (float) KD_LN2);
+        a = term - share * q / m;
       }
     }
-    sum += drop ? term - c->drop * p * (d_t * inv_t - log_t) : term;
+    sum += drop ? term - c->drop * p * l_p : term;
     sum_a += a;
-    qs[i] = q;
-    as[i] = a;
+    et[i] = a;
   }
   *ret_term = sum;
   *ret_a = sum_a;
 }
 
-/* The terms of all blocks; *ret_a the sum of A. */
+/* The terms of all blocks, from behind; *ret_a the sum of A. */
 KD_BODY double
-second_pass (const KdDivergence *call, const float *student, const void *teacher, const Row *row, KdReal type, KdMeasureShape shape,
-    const Coefs *c, int drop, double *ret_a)
+second_pass (const KdDivergence *call, const float *student,
+    const void *teacher, const Row *row, KdReal type,
+    KdMeasureShape shape, const Coefs *c, int drop,
+    double *ret_a)
 {
   float buffer[KD_BLOCK] __attribute__ ((aligned (64)));
   double value = 0.0;
 
   *ret_a = 0.0;
-  for (int64_t at = 0, block = 0; at < call->size; at += KD_BLOCK, block++) {
-    int64_t n = call->size - at < KD_BLOCK ? call->size - at : KD_BLOCK;
-    const float *t = kd_load_block (teacher, type, at, n, buffer);
-    float f_s = (float) (exp (((double) row->ref_s[block] - row->max_s) * row->inv_t) / row->z_s), term, a;
-    float f_t = (float) (exp (((double) row->ref_t[block] - row->max_t) * row->inv_t) / row->z_t);
-    block_terms (student + at, t, n, row, at, f_s, f_t, shape, c, drop, &term, &a);
+  for (int64_t at = (call->size - 1) / KD_BLOCK * KD_BLOCK; at >= 0;
+       at -= KD_BLOCK) {
+    int64_t n = kd_block_length (call->size, at);
+    float term, a;
+    block_terms (student + at, kd_load_block (teacher, type, at, n, buffer), n,
+        row, at, shape, c, drop, &term, &a);
     value += term;
     *ret_a += a;
   }
   return value;
 }
 
-/* KL (w || (1 - share) w + share w e^v), where e^v = other / w, as a sum of terms that are small where the distributions are near:
- * w (y - log (1 + y)) with y = share (e^v - 1). */
-KD_BODY float
-near_term (float w, float other, float v, float share)
-{
-  float series = 1.0f / 5040, y, far;
-
-  series = series * v + 1.0f / 720;
-  series = series * v + 1.0f / 120;
-  series = series * v + 1.0f / 24;
-  series = series * v + 1.0f / 6;
-  series = series * v + 1.0f / 2;
-  y = share * (v + v * v * series);
-  far = 1.0f + share * (other / (w > FLT_MIN ? w : FLT_MIN) - 1.0f);
-  far = far > FLT_MIN ? far : FLT_MIN;
-  far = share * (other - w) - w * (share == 1.0f ? v : kd_logf (far));
-  return fabsf (v) < 0.34f ? w * kd_log1p_rest (y) : far;
-}
-
-KD_BODY float
-block_near (const float *s, const float *t, int64_t n, const Row *row, KdMeasureShape shape, const Coefs *c)
-{
-  float max_s = row->max_s, max_t = row->max_t, inv_t = row->inv_t, log_z = (float) row->log_z;
-  float f_s = (float) (1.0 / row->z_s), f_t = (float) (1.0 / row->z_t), sum = 0.0f;
-
-#pragma omp simd reduction(+ \
-                           : sum)
-  for (int64_t i = 0; i < n; i++) {
-    float d_s = s[i] - max_s, d_t = t[i] - max_t, q = f_s * kd_expf (d_s * inv_t), p = f_t * kd_expf (d_t * inv_t);
-    float u = (d_s - d_t) * inv_t - log_z, term = 0.0f;
-    if (shape != KD_MEASURE_SKEW_Q)
-      term += c->c_p * near_term (p, q, u, c->a);
-    if (shape != KD_MEASURE_SKEW_P)
-      term += c->c_q * near_term (q, p, -u, c->b);
-    sum += term;
-  }
-  return sum;
-}
-
-/* A block's part of the teacher's entropy, log (top + rest) - cross / (top + rest): the largest entries are counted, not summed with the
- * others, so that a sure teacher keeps its small part. */
+/* c (A - q sum A); ahead of it the next row is read. */
 KD_BODY void
-block_entropy (const float *t, int64_t n, const Row *row, double *top, double *rest, double *cross)
+last_pass (const KdDivergence *call, int64_t index, const Row *row,
+    double c, double sum, KdPut put)
 {
-  float max_t = row->max_t, inv_t = row->inv_t, n_top = 0.0f, z = 0.0f, sum = 0.0f;
-
-#pragma omp simd reduction(+ \
-                           : n_top, z, sum)
-  for (int64_t i = 0; i < n; i++) {
-    float d = (t[i] - max_t) * inv_t, e = kd_expf (d);
-    n_top += d < 0.0f ? 0.0f : 1.0f;
-    z += d < 0.0f ? e : 0.0f;
-    sum += e * d;
-  }
-  *top += n_top;
-  *rest += z;
-  *cross += sum;
-}
-
-/* The value again, when it is small. */
-KD_BODY double
-near_pass (const KdDivergence *call, const float *student, const void *teacher, const Row *row, KdReal type, KdMeasureShape shape,
-    const Coefs *c, int drop)
-{
-  float buffer[KD_BLOCK] __attribute__ ((aligned (64)));
-  double value = 0.0, top = 0.0, rest = 0.0, cross = 0.0;
+  const float *next = call->student + (index + 1) * call->size;
+  const char *next_t =
+      kd_row_of (call->teacher, call->teacher_type, index + 1, call->size);
+  int64_t width = (int64_t) kd_real_size (call->teacher_type),
+          ahead = put == KD_PUT_STREAM && call->size <= KD_PREFETCH_SIZE
+      ? call->size / 2
+      : 0;
+  float *grad = call->grad + index * call->size,
+        out[KD_BLOCK] __attribute__ ((aligned (64))), c_a = (float) c;
 
   for (int64_t at = 0; at < call->size; at += KD_BLOCK) {
-    int64_t n = call->size - at < KD_BLOCK ? call->size - at : KD_BLOCK;
-    const float *t = kd_load_block (teacher, type, at, n, buffer);
-    value += block_near (student + at, t, n, row, shape, c);
-    if (drop)
-      block_entropy (t, n, row, &top, &rest, &cross);
+    int64_t n = kd_block_length (call->size, at);
+    const float *restrict es = row->s.e + at, *restrict as = row->t.e + at;
+    float c_q =
+        (float) (c * sum * exp2 (kd_table_step (&row->s, at / KD_BLOCK, row->k)) /
+            row->s.z);
+    if (at < ahead) {
+      kd_prefetch (next + at, n * 4);
+      kd_prefetch (next_t + at * width, n * width);
+    }
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++)
+      out[i] = c_a * as[i] - c_q * es[i];
+    kd_put_block (grad + at, out, n, put);
   }
-  return drop ? value + c->drop * (log (top) + log1p (rest / top) - cross / (top + rest)) : value;
 }
 
 /* Below this a value is summed again in the form that does not cancel. */
@@ -224,92 +203,113 @@ near_pass (const KdDivergence *call, const float *student, const void *teacher, 
 
 /* Whole row; NaN when the row needs the exact way (nothing is written then). */
 KD_BODY double
-row_shape (const KdDivergence *call, const KdMeasure *measure, int64_t index, Row *row, KdReal type, KdMeasureShape shape, int drop)
+row_shape (const KdDivergence *call, const KdMeasure *measure,
+    int64_t index, Row *row, KdPut put, KdReal type,
+    KdMeasureShape shape, int drop)
 {
   const float *student = call->student + index * call->size;
   const void *teacher = kd_row_of (call->teacher, type, index, call->size);
-  float *grad = call->grad ? call->grad + index * call->size : NULL, c, sum_a;
-  Coefs coefs = { (float) measure->c_p, (float) measure->a, (float) measure->c_q, (float) measure->b, (float) measure->drop };
+  Coefs coefs = { (float) measure->c_p, (float) measure->a, (float) measure->c_q,
+    (float) measure->b, (float) measure->drop };
   double value, sum;
 
-  if (!first_pass (call, student, teacher, row, type))
+  if (!first_pass (call, student, teacher, row, type,
+          shape != KD_MEASURE_KL && shape != KD_MEASURE_TVD))
     return NAN;
-  value = second_pass (call, student, teacher, row, type, shape, &coefs, drop, &sum);
+  value =
+      second_pass (call, student, teacher, row, type, shape, &coefs, drop, &sum);
+  if (!isfinite (value))
+    return NAN;
   if (shape != KD_MEASURE_TVD && value < SMALL)
     value = near_pass (call, student, teacher, row, type, shape, &coefs, drop);
-  if (!grad)
-    return value;
-  c = (float) (call->coef[index] * call->scale / call->temperature);
-  sum_a = (float) sum;
-#pragma omp simd
-  for (int64_t i = 0; i < call->size; i++)
-    grad[i] += c * (row->a[i] - row->q[i] * sum_a);
+  if (call->grad)
+    last_pass (call, index, row,
+        call->coef[index] * call->scale / call->temperature, sum, put);
   return value;
 }
 
 KD_BODY void
-row_fast_body (const KdDivergence *call, const KdMeasure *measure, int64_t index, Row *row, double *ret_value)
+row_fast_body (const KdDivergence *call, const KdMeasure *measure,
+    int64_t index, Row *row, KdPut put,
+    double *ret_value)
 {
   KdReal type = call->teacher_type;
 
   /* constants where the loops depend on them */
   if (measure->drop > 0.0 && measure->shape == KD_MEASURE_KL)
-    *ret_value = row_shape (call, measure, index, row, type, KD_MEASURE_KL, 1);
+    *ret_value =
+        row_shape (call, measure, index, row, put, type, KD_MEASURE_KL, 1);
   else if (measure->drop > 0.0)
-    *ret_value = row_shape (call, measure, index, row, type, KD_MEASURE_SKEW_P, 1);
+    *ret_value =
+        row_shape (call, measure, index, row, put, type, KD_MEASURE_SKEW_P, 1);
   else if (measure->shape == KD_MEASURE_JSD && type == KD_REAL_F32)
-    *ret_value = row_shape (call, measure, index, row, KD_REAL_F32, KD_MEASURE_JSD, 0);
+    *ret_value = row_shape (call, measure, index, row, put, KD_REAL_F32,
+        KD_MEASURE_JSD, 0);
   else if (measure->shape == KD_MEASURE_JSD)
-    *ret_value = row_shape (call, measure, index, row, type, KD_MEASURE_JSD, 0);
+    *ret_value =
+        row_shape (call, measure, index, row, put, type, KD_MEASURE_JSD, 0);
   else if (measure->shape == KD_MEASURE_SKEW_P)
-    *ret_value = row_shape (call, measure, index, row, type, KD_MEASURE_SKEW_P, 0);
+    *ret_value =
+        row_shape (call, measure, index, row, put, type, KD_MEASURE_SKEW_P, 0);
   else if (measure->shape == KD_MEASURE_SKEW_Q)
-    *ret_value = row_shape (call, measure, index, row, type, KD_MEASURE_SKEW_Q, 0);
+    *ret_value =
+        row_shape (call, measure, index, row, put, type, KD_MEASURE_SKEW_Q, 0);
   else if (measure->shape == KD_MEASURE_TVD)
-    *ret_value = row_shape (call, measure, index, row, type, KD_MEASURE_TVD, 0);
+    *ret_value =
+        row_shape (call, measure, index, row, put, type, KD_MEASURE_TVD, 0);
   else
-    *ret_value = row_shape (call, measure, index, row, type, KD_MEASURE_KL, 0);
+    *ret_value =
+        row_shape (call, measure, index, row, put, type, KD_MEASURE_KL, 0);
 }
 
-KD_KERNEL (row_fast, (const KdDivergence *call, const KdMeasure *measure, int64_t index, Row *row, double *ret_value),
-    (call, measure, index, row, ret_value))
+KD_KERNEL (row_fast,
+    (const KdDivergence *call, const KdMeasure *measure, int64_t index,
+        Row *row, KdPut put, double *ret_value),
+    (call, measure, index, row, put, ret_value))
 
 static double
-mixture_row (const KdDivergence *call, const KdMeasure *common, int64_t index, Row *row, int level)
+mixture_row (const KdDivergence *call, const KdMeasure *common,
+    int64_t index, Row *row, KdPut put, int level)
 {
   KdMeasure measure = *common;
-  double value;
+  double value = NAN;
+  int counts = call->coef[index] != 0.0, has_measure = counts;
 
-  if (call->kind == KD_DIVERGENCE_ADAPTIVE_KL && !kd_adaptive_row (call, index, row->q, &measure))
-    return NAN;
-  row_fast[level](call, &measure, index, row, &value);
-  return isnan (value) ? kd_exact_row (call, &measure, index) : value;
+  if (counts && call->kind == KD_DIVERGENCE_ADAPTIVE_KL)
+    has_measure = kd_adaptive_row (call, index, row->s.e, &measure);
+  if (has_measure)
+    row_fast[level](call, &measure, index, row, put, &value);
+  if (!isnan (value))
+    return value;
+  kd_put_nothing (call->grad ? call->grad + index * call->size : NULL,
+      call->size, put);
+  return !counts    ? 0.0
+      : has_measure ? kd_exact_row (call, &measure, index)
+                    : NAN;
 }
 
 void
 kd_mixture_rows (const KdDivergence *call)
 {
-  int level = kd_kernel_level (call->level), adaptive = call->kind == KD_DIVERGENCE_ADAPTIVE_KL;
-  int64_t n_blocks = (call->size + KD_BLOCK - 1) / KD_BLOCK;
-  size_t bytes = (size_t) call->size * (adaptive ? 20 : 8) + (size_t) n_blocks * 8;
+  int level = kd_kernel_level (call->level);
+  int64_t floats = 2 * kd_table_floats (call->size),
+          adaptive =
+              call->kind == KD_DIVERGENCE_ADAPTIVE_KL ? 5 * call->size : 0;
+  KdPut put = kd_put_kind (call->fresh, call->n, call->size);
   KdMeasure measure = kd_measure_of (call);
 
-#pragma omp parallel if (call->n > 1 && call->n * call->size >= KD_PARALLEL_ELEMENTS)
+#pragma omp parallel if (call->n > 1 && \
+    call->n * call->size >= KD_PARALLEL_ELEMENTS)
   {
-    float *scratch = aligned_alloc (64, (bytes + 63) / 64 * 64);
-    Row row = { .inv_t = (float) (1.0 / call->temperature), .q = scratch, .a = scratch + call->size };
+    float *scratch = kd_scratch_new (floats > adaptive ? floats : adaptive);
+    Row row = { .k = (float) (KD_LOG2E / call->temperature) };
 
-    if (!scratch)
-      abort (); /* as GLib does */
-    row.ref_s = row.a + call->size;
-    row.ref_t = row.ref_s + n_blocks;
+    kd_table_init (&row.s, scratch, call->size);
+    kd_table_init (&row.t, scratch + kd_table_floats (call->size), call->size);
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < call->n; i++)
-      {
-        if (call->grad && call->fresh)
-          memset (call->grad + i * call->size, 0, (size_t) call->size * sizeof (float));
-        call->value[i] = call->coef[i] != 0.0 ? mixture_row (call, &measure, i, &row, level) : 0.0;
-      }
+      call->value[i] = mixture_row (call, &measure, i, &row, put, level);
+    kd_put_end (put);
     free (scratch);
   }
 }

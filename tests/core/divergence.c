@@ -138,6 +138,23 @@ GST_START_TEST (test_divergence_extremes)
 }
 GST_END_TEST
 
+/* The cross-entropy with a teacher that excludes an id is finite, and an infinite logit all the same. */
+GST_START_TEST (test_teacher_excludes)
+{
+  const gfloat s[3] = { 0, 0, 0 }, p[3] = { 0, -INFINITY, 0 };
+  gfloat grad[3] = { 0 };
+  gdouble coef = 1, value;
+  KdDivergence call = { .n = 1, .size = 3, .student = s, .teacher = p, .teacher_type = KD_REAL_F32, .coef = &coef, .temperature = 1, .scale = 1, .cross_entropy = 1, .grad = grad, .value = &value };
+
+  kd_divergence_rows (&call);
+  kd_assert_close (value, log (3), 1e-6);
+  kd_assert_close (grad[1], 1.0 / 3, 1e-6);
+  call.reject_infinite = 1;
+  kd_divergence_rows (&call);
+  ck_assert (isnan (value));
+}
+GST_END_TEST
+
 GST_START_TEST (test_xent)
 {
   for (guint i = 0; i < G_N_ELEMENTS (sizes); i++)
@@ -219,6 +236,7 @@ divergence_suite (void)
   tcase_add_test (t, test_small_values);
   tcase_add_test (t, test_teacher_types);
   tcase_add_test (t, test_divergence_extremes);
+  tcase_add_test (t, test_teacher_excludes);
   tcase_add_test (t, test_xent);
   tcase_add_test (t, test_xent_extremes);
   tcase_add_test (t, test_threads_give_the_same_bits);
