@@ -209,6 +209,19 @@ teacher_weights (const KdPlackettLuce *call, int64_t label, const KdSortKey *oth
   return rest / sum;
 }
 
+/* The other classes by their number. */
+static const KdSortKey *
+by_class (int64_t size, int64_t label, KdSortKey *keys)
+{
+  int64_t count = 0;
+
+  for (int64_t i = 0; i < size; i++) {
+    keys[count] = (KdSortKey) i;
+    count += i != label;
+  }
+  return keys;
+}
+
 static void
 do_row (const KdPlackettLuce *call, int64_t row, const double *fixed, Scratch *scratch)
 {
@@ -221,7 +234,7 @@ do_row (const KdPlackettLuce *call, int64_t row, const double *fixed, Scratch *s
     call->value[row] = NAN;
     return;
   }
-  others = kd_rank_descending (call->size, scratch->teacher, label, scratch->keys);
+  others = call->by_class ? by_class (call->size, label, scratch->keys) : kd_rank_descending (call->size, scratch->teacher, label, scratch->keys);
   for (int64_t k = 0; k < call->size; k++)
     scratch->score[k] = student[ranked (label, others, k)];
   if (!fixed)

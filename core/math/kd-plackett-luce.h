@@ -37,7 +37,8 @@ typedef enum {
 } KdChoiceWeight;
 
 /**
- * KdPlackettLuce: one call, over @n rows of @size logits. Ranking of a row: the label, then the other classes by falling teacher logit.
+ * KdPlackettLuce: one call, over @n rows of @size logits. Ranking of a row: the label, then the other classes by falling teacher logit, or with
+ * @by_class by rising number.
  * @student: float32 [n, size]; @teacher: [n, size] of @teacher_type
  * @label: [n], in [0, size) on counted rows
  * @coef: [n]; a row with 0 is neither read nor written
@@ -55,6 +56,7 @@ typedef struct {
   const int64_t *label;
   const double *coef;
   KdChoiceWeight weighting;
+  int by_class;
   double temperature, decay, scale;
   float *grad;
   double *value, *tail;

@@ -6,7 +6,7 @@
  * loss = mean over counted rows of sum_k a_k (LSE_k - s_pi_k), LSE_k = log sum_{j >= k} exp (s_pi_j)
  * grad_pi_j = (sum_{k <= j} a_k exp (s_pi_j - LSE_k) - a_j) / rows
  * weighting: teacher a_k = softmax (teacher / teacher-temperature)_pi_k; uniform a_k = 1 / C (ListMLE); decay a_k = decay^(k - 1) / their sum
- * (position-aware ListMLE); ce a = (1, 0, 0 ...), which is cross-entropy.
+ * (position-aware ListMLE); ce a = (1, 0, 0 ...), which is cross-entropy. ranking=class puts the other classes by their number, to compare with.
  *
  * The first choice is the label's cross-entropy: no other loss is needed beside it. loss.tail, the mean weight of the choices after the first,
  * tells what the teacher adds: near 0 the loss is cross-entropy, and a larger teacher-temperature the remedy.
@@ -30,7 +30,7 @@
 
 typedef struct {
   gdouble teacher_temperature, decay;
-  gint weighting;
+  gint weighting, ranking;
   gboolean per_sample;
 } KdPldParams;
 
@@ -42,10 +42,19 @@ static const KdEnumValue weightings[] = {
   { 0, NULL, NULL }
 };
 
+enum { RANKING_TEACHER,
+  RANKING_CLASS };
+static const KdEnumValue rankings[] = {
+  { RANKING_TEACHER, "teacher", "By falling teacher logit" },
+  { RANKING_CLASS, "class", "By number: an order that says nothing, to compare with" },
+  { 0, NULL, NULL }
+};
+
 static const KdParam kd_pld_params[] = {
   KD_PARAM_DOUBLE (KdPldParams, teacher_temperature, 0.01, 100.0, 1.0, "Divides the teacher's logits in the weights of the choices"),
   KD_PARAM_ENUM (KdPldParams, weighting, weightings, KD_CHOICE_TEACHER, "Weights of the choices"),
   KD_PARAM_DOUBLE (KdPldParams, decay, 0.01, 1.0, 0.5, "Factor from one choice to the next with weighting=decay"),
+  KD_PARAM_ENUM (KdPldParams, ranking, rankings, RANKING_TEACHER, "Order of the classes after the label"),
   KD_PARAM_BOOL (KdPldParams, per_sample, FALSE, "Write loss.per_sample"),
   KD_PARAM_END
 };
@@ -90,6 +99,7 @@ kd_pld_evaluate (const KdCall *call, KdLossResult *ret, GError **error)
       .coef = rows->coef,
       .weighting = (KdChoiceWeight) p->weighting,
       .temperature = p->teacher_temperature,
+      .by_class = p->ranking == RANKING_CLASS,
       .decay = p->decay,
       .scale = 1.0,
       .grad = ret->grad[STUDENT],

@@ -78,6 +78,12 @@ GST_START_TEST (test_ties)
   leaf_put (&leaf, "label", KD_INT64, 1, 0, 2);
   leaf_run_ok (&leaf); /* ranking 2, 0, 1 */
   leaf_expect (&leaf, "loss", 0, (log (2) + log (3)) / 3);
+  leaf_open (&leaf, "kdpld", "weighting=decay decay=0.5 ranking=class", 1);
+  leaf_put (&leaf, "student.logits", KD_FLOAT32, 1, 3, log (1), log (2), log (3));
+  leaf_put (&leaf, "teacher.logits", KD_FLOAT32, 1, 3, 0, 5, 9);
+  leaf_put (&leaf, "label", KD_INT64, 1, 0, 1);
+  leaf_run_ok (&leaf); /* 1, 0, 2 again, whatever the teacher says */
+  leaf_expect (&leaf, "loss", 0, half[0] * log (3) + half[1] * log (4));
 }
 GST_END_TEST
 
