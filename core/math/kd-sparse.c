@@ -61,6 +61,8 @@ last_pass_body (int64_t size, float k, double factor, const KdSparseRow *row, Kd
     int64_t at = b * KD_BLOCK, n = kd_block_length (size, at);
     float f = (float) (factor * exp2 (kd_table_step (&row->table, b, k)));
     const float *e = row->table.e + at;
+    if (put == KD_PUT_ADD) /* backwards is not what the hardware expects */
+      kd_prefetch (grad + (at > 2 * KD_BLOCK ? at - 2 * KD_BLOCK : 0), KD_BLOCK * 4);
 #pragma omp simd
     for (int64_t i = 0; i < n; i++)
       out[i] = f * e[i];
