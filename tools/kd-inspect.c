@@ -58,6 +58,20 @@ kd_print_fields (const KdDesc *desc, const gchar *kind)
   }
 }
 
+/* What is gathered over the stream and written when it ends. */
+static void
+kd_print_results (const KdDesc *desc, const gchar *kind)
+{
+  const KdFieldSpec *results = g_strcmp0 (kind, "transform") == 0 ? ((const KdTransformDesc *) desc)->results : NULL;
+
+  if (results)
+    g_print ("\nDatasets it writes to its location at the end of the stream\n");
+  for (; results && results->name; results++) {
+    g_autofree gchar *note = results->when ? g_strdup_printf ("with %s=true", results->when) : g_strdup ("");
+    kd_print_field (results, g_strdelimit (note, "_", '-'));
+  }
+}
+
 /* What the base class adds for every element of a kind. */
 static void
 kd_print_added (const KdDesc *desc, const gchar *kind)
@@ -272,6 +286,7 @@ kd_inspect_element (GstElementFactory *factory, char **pairs)
     kd_print_text ("Units", desc->units);
     kd_print_text ("Source", desc->source);
     kd_print_fields (desc, kind);
+    kd_print_results (desc, kind);
     kd_print_added (desc, kind);
   }
   kd_print_properties (element);

@@ -95,6 +95,8 @@ START_TEST (test_inspect)
   kd_expect (0, "kd inspect kddivergence temperature-scale=t2 temperature=4 tail=renorm", "loss = 4^2 mean_n D");
   ck_assert (strstr (kd_out, "D = sum p log (p / q)") && strstr (kd_out, "e^(a s_k) / sum e^(a s), a = 1 / 4; 0 outside"));
   kd_expect (0, "kd inspect mlp", "dims");
+  kd_expect (0, "kd inspect kdbdkd", "float32; of loss.teacher; with train-teacher=true");
+  kd_expect (0, "kd inspect kdlelpfit", "float32; with subspace=true");
   kd_expect (1, "kd inspect kdhintn", "did you mean 'kdhint");
   kd_expect (2, "kd inspect kdhinton temperature=-1", "it takes: number, 0.01 to 1000");
   kd_expect (2, "kd inspect kdhinton warmth=1", "no property 'warmth'");
