@@ -54,6 +54,28 @@ GST_START_TEST (test_search)
 }
 GST_END_TEST
 
+/* After an epoch the best pair is told, once. */
+GST_START_TEST (test_message)
+{
+  g_auto (Leaf) leaf = { 0 };
+  const KdTransformDesc *desc;
+  GstStructure *structure;
+  gdouble alpha = 0, beta = 0;
+  gint64 correct = 0, rows = 0;
+
+  leaf_open (&leaf, "kddhocombine", "mode=search alpha-step=0.5 beta-grid=1,2", 1);
+  desc = (const KdTransformDesc *) leaf.desc;
+  ck_assert (desc->finish (&(KdCall) { .params = leaf.params, .state = leaf.state }) == NULL);
+  put_rows (&leaf);
+  leaf_run_ok (&leaf);
+  structure = desc->finish (&(KdCall) { .params = leaf.params, .state = leaf.state });
+  ck_assert (structure && gst_structure_get (structure, "best.alpha", G_TYPE_DOUBLE, &alpha, "best.beta", G_TYPE_DOUBLE, &beta, "best.correct", G_TYPE_INT64, &correct, "rows", G_TYPE_INT64, &rows, NULL));
+  ck_assert (alpha == 0.5 && beta == 1 && correct == 2 && rows == 2);
+  gst_structure_free (structure);
+  ck_assert (desc->finish (&(KdCall) { .params = leaf.params, .state = leaf.state }) == NULL);
+}
+GST_END_TEST
+
 /* Counts go on over batches and start again with another epoch. */
 GST_START_TEST (test_stream)
 {
@@ -158,4 +180,4 @@ GST_START_TEST (test_file)
 }
 GST_END_TEST
 
-KD_TESTS (kddhocombine, test_fixed, test_search, test_stream, test_refusals, test_file)
+KD_TESTS (kddhocombine, test_fixed, test_search, test_message, test_stream, test_refusals, test_file)
