@@ -94,9 +94,61 @@ rounds_body (const KdPlan *p)
 }
 KD_KERNEL (rounds, (const KdPlan *p), (p))
 
-/* Back through the rounds. With Q the derivative by the matrix times the matrix itself, a normalisation by sums along an axis takes the sums of Q
- * along it off: Q -= (sums of Q) Y, Y the normalised matrix, which the scalings give again. @q comes as P W and leaves as the derivative
- * of sum P W by W: P - Q / epsilon. */
+/* Back through one round. With Q the derivative by the matrix times the matrix itself, a normalisation by sums along an axis takes the sums of Q
+ * along it off: Q -= (sums of Q) Y, Y the normalised matrix, which the scalings give again. @p->column: sums of Q's columns, before and after. */
+KD_BODY void
+scale_back (const KdPlan *p, const double *u, const double *v, const double *next_v, double *q)
+{
+  int64_t n = p->n;
+
+  for (int64_t j = 0; j < n; j++) {
+    p->most[j] = next_v[j] * p->column[j];
+    p->column[j] = 0.0;
+  }
+  for (int64_t i = 0; i < n; i++) {
+    const double *k = p->k + i * n;
+    double *at = q + i * n, of_row = u[i], sum = 0.0;
+#pragma omp simd reduction(+ \
+                           : sum)
+    for (int64_t j = 0; j < n; j++) {
+      at[j] -= of_row * k[j] * p->most[j];
+      sum += at[j];
+    }
+    of_row *= sum;
+#pragma omp simd
+    for (int64_t j = 0; j < n; j++) {
+      at[j] -= of_row * k[j] * v[j];
+      p->column[j] += at[j];
+    }
+  }
+}
+
+KD_BODY void
+log_back (const KdPlan *p, const double *u, const double *v, const double *next_v, double *q)
+{
+  int64_t n = p->n;
+
+  memcpy (p->most, p->column, (size_t) n * sizeof (double));
+  memset (p->column, 0, (size_t) n * sizeof (double));
+  for (int64_t i = 0; i < n; i++) {
+    double *at = q + i * n, sum = 0.0;
+    plan_row (p, u, next_v, i, p->row);
+#pragma omp simd reduction(+ \
+                           : sum)
+    for (int64_t j = 0; j < n; j++) {
+      at[j] -= p->row[j] * p->most[j];
+      sum += at[j];
+    }
+    plan_row (p, u, v, i, p->row);
+#pragma omp simd
+    for (int64_t j = 0; j < n; j++) {
+      at[j] -= p->row[j] * sum;
+      p->column[j] += at[j];
+    }
+  }
+}
+
+/* @q comes as P W and leaves as the derivative of sum P W by W: P - Q / epsilon. */
 KD_BODY void
 adjoint_body (const KdPlan *p, double *q)
 {
@@ -107,25 +159,11 @@ adjoint_body (const KdPlan *p, double *q)
     for (int64_t j = 0; j < n; j++)
       p->column[j] += q[i * n + j];
   for (int round = p->iterations - 1; round >= 0; round--) {
-    const double *u = p->u + round * n, *v = p->v + round * n, *next_v = v + n;
-    memcpy (p->most, p->column, (size_t) n * sizeof (double));
-    memset (p->column, 0, (size_t) n * sizeof (double));
-    for (int64_t i = 0; i < n; i++) {
-      double *at = q + i * n, sum = 0.0;
-      plan_row (p, u, next_v, i, p->row);
-#pragma omp simd reduction(+ \
-                           : sum)
-      for (int64_t j = 0; j < n; j++) {
-        at[j] -= p->row[j] * p->most[j];
-        sum += at[j];
-      }
-      plan_row (p, u, v, i, p->row);
-#pragma omp simd
-      for (int64_t j = 0; j < n; j++) {
-        at[j] -= p->row[j] * sum;
-        p->column[j] += at[j];
-      }
-    }
+    const double *u = p->u + round * n, *v = p->v + round * n;
+    if (p->logarithms)
+      log_back (p, u, v, v + n, q);
+    else
+      scale_back (p, u, v, v + n, q);
   }
   for (int64_t i = 0; i < n; i++) {
     plan_row (p, p->u + (p->iterations - 1) * n, p->v + p->iterations * n, i, p->row);

@@ -9,6 +9,8 @@
 #define COLUMNS 256
 #define TILE 16
 #define GROUP 4
+/* Doubles of a gradient that stay in registers. */
+#define CHUNK 32
 
 /* The points of a problem. */
 typedef struct {
@@ -83,23 +85,31 @@ signed_weight (double d, double w)
                                : 0.0;
 }
 
-/* @dx [last - first, size]: sum_j of wbar_ij sign (x_i - y_j). */
+/* @dx [last - first, size]: sum_j of wbar_ij sign (x_i - y_j). A chunk of a row stays in registers while j runs. */
 KD_BODY void
 slope_body (const Points *points, int64_t first, int64_t last, const double *wbar, double *dx)
 {
-  int64_t n = points->n, size = points->size;
+  int64_t n = points->n, size = points->size, at = 0;
 
-  memset (dx, 0, (size_t) (last - first) * (size_t) size * sizeof *dx);
-  for (int64_t at = 0; at < size; at += COLUMNS) {
-    int64_t m = size - at < COLUMNS ? size - at : COLUMNS;
-    for (int64_t j = 0; j < n; j++)
-      for (int64_t i = first; i < last; i++) {
-        const double *x = points->x + i * size + at, *y = points->y + j * size + at;
-        double *d = dx + (i - first) * size + at, weight = wbar[i * n + j];
+  for (; at + CHUNK <= size; at += CHUNK)
+    for (int64_t i = first; i < last; i++) {
+      const double *x = points->x + i * size + at;
+      double sum[CHUNK] = { 0.0 };
+      for (int64_t j = 0; j < n; j++) {
+        const double *y = points->y + j * size + at;
+        double weight = wbar[i * n + j];
 #pragma omp simd
-        for (int64_t v = 0; v < m; v++)
-          d[v] += signed_weight (x[v] - y[v], weight);
+        for (int64_t v = 0; v < CHUNK; v++)
+          sum[v] += signed_weight (x[v] - y[v], weight);
       }
+      memcpy (dx + (i - first) * size + at, sum, sizeof sum);
+    }
+  for (int64_t i = first; i < last; i++) {
+    double *d = dx + (i - first) * size;
+    memset (d + at, 0, (size_t) (size - at) * sizeof *d);
+    for (int64_t j = 0; j < n; j++)
+      for (int64_t v = at; v < size; v++)
+        d[v] += signed_weight (points->x[i * size + v] - points->y[j * size + v], wbar[i * n + j]);
   }
 }
 KD_KERNEL (slope, (const Points *points, int64_t first, int64_t last, const double *wbar, double *dx), (points, first, last, wbar, dx))
