@@ -66,6 +66,19 @@ kd_exact_row (const KdDivergence *call, const KdMeasure *measure, int64_t row)
   return value;
 }
 
+void
+kd_exact_rows (const KdDivergence *call)
+{
+  KdMeasure measure = kd_measure_of (call);
+
+#pragma omp parallel for schedule(static) if (call->n > 1 && call->n * call->size >= KD_PARALLEL_ELEMENTS)
+  for (int64_t i = 0; i < call->n; i++) {
+    if (call->grad && call->fresh)
+      memset (call->grad + i * call->size, 0, (size_t) call->size * sizeof (float));
+    call->value[i] = call->coef[i] != 0.0 ? kd_exact_row (call, &measure, i) : 0.0;
+  }
+}
+
 int
 kd_adaptive_row (const KdDivergence *call, int64_t row, void *scratch, KdMeasure *ret_measure)
 {

@@ -273,6 +273,8 @@ kd_divergence_rows (const KdDivergence *call)
   }
   if (limit.kind == KD_DIVERGENCE_FORWARD_KL || limit.kind == KD_DIVERGENCE_REVERSE_KL)
     fast_rows (&limit);
+  else if (limit.kind == KD_DIVERGENCE_ALPHA_BETA)
+    kd_exact_rows (&limit);
   else
     kd_mixture_rows (&limit);
 }

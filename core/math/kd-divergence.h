@@ -11,6 +11,7 @@ typedef enum {
   KD_DIVERGENCE_TOTAL_VARIATION,
   KD_DIVERGENCE_SYMMETRIC_KL, /* (1 - lambda) forward + lambda reverse */
   KD_DIVERGENCE_ADAPTIVE_KL,  /* w forward + (1 - w) reverse, w the share of |p - q| in the teacher's head; no gradient through w */
+  KD_DIVERGENCE_ALPHA_BETA,   /* p^alpha q^beta against p^(alpha + beta) and q^(alpha + beta); beta 0: its limit */
 } KdDivergenceKind;
 
 /**

@@ -32,6 +32,9 @@ kd_measure_of (const KdDivergence *call)
   case KD_DIVERGENCE_ADAPTIVE_KL:
     m.c_p = m.c_q = 0.5;
     break;
+  case KD_DIVERGENCE_ALPHA_BETA:
+    m = (KdMeasure) { .shape = KD_MEASURE_ALPHA_BETA, .a = alpha, .b = beta };
+    break;
   }
   if (call->cross_entropy && (m.shape == KD_MEASURE_KL || m.shape == KD_MEASURE_SKEW_P) && call->kind != KD_DIVERGENCE_ADAPTIVE_KL)
     m.drop = m.c_p;
@@ -49,9 +52,26 @@ log_mixture (double share, double x, double y)
   return x >= y ? x + log1p (share * expm1 (y - x)) : y + log1p ((1.0 - share) * expm1 (x - y));
 }
 
+/* Cichocki and Amari 2010; at b = 0 its limit. -INFINITY to a positive power is 0, to the power 0 it does not occur: a > 0. */
+static void
+alpha_beta_outcome (const KdMeasure *m, double l_q, double l_p, double *ret_term, double *ret_a)
+{
+  double a = m->a, b = m->b, p = exp ((a + b) * l_p), q = exp ((a + b) * l_q), cross = b > 0.0 ? exp (a * l_p + b * l_q) : p;
+
+  *ret_a = (q - cross) / a;
+  if (b > 0.0)
+    *ret_term = (a * p + b * q - (a + b) * cross) / (a * b * (a + b));
+  else
+    *ret_term = ((p > 0.0 ? a * p * (l_p - l_q) : 0.0) - p + q) / (a * a);
+}
+
 void
 kd_outcome (const KdMeasure *m, double l_q, double l_p, double *ret_term, double *ret_a)
 {
+  if (m->shape == KD_MEASURE_ALPHA_BETA) {
+    alpha_beta_outcome (m, l_q, l_p, ret_term, ret_a);
+    return;
+  }
   double q = exp (l_q), p = exp (l_p), term = 0.0, a = m->keep * q;
 
   if (m->shape == KD_MEASURE_TVD) {

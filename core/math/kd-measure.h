@@ -1,6 +1,7 @@
 /* Internal to core/math: the divergences as one family, and the definition of one outcome in double.
  *
- *   D = c_p KL (p || M) + c_q KL (q || N),  M = (1 - a) p + a q,  N = (1 - b) q + b p;  or total variation, sum |p - q| / 2
+ *   D = c_p KL (p || M) + c_q KL (q || N),  M = (1 - a) p + a q,  N = (1 - b) q + b p;  or total variation, sum |p - q| / 2;  or alpha-beta,
+ *   sum (a p^(a + b) + b q^(a + b) - (a + b) p^a q^b) / (a b (a + b))
  *
  * An outcome is one id, or several that are counted as one. With A = q dD/dq of each outcome (up to a multiple of q, which the softmax
  * takes out again) the gradient of the logit of the outcome's only id is (A - q sum A) / T. */
@@ -14,6 +15,7 @@ typedef enum {
   KD_MEASURE_SKEW_P, /* c_q = 0 */
   KD_MEASURE_SKEW_Q, /* c_p = 0 */
   KD_MEASURE_TVD,
+  KD_MEASURE_ALPHA_BETA,
 } KdMeasureShape;
 
 /* @keep: multiple of q added to A, which matters only where ids are left out; @drop: c_p when the teacher's own entropy is left out */
@@ -47,5 +49,8 @@ double kd_exact_row (const KdDivergence *call, const KdMeasure *measure, int64_t
 /** kd_adaptive_row: the row's own measure of the adaptive KL; @scratch: 20 bytes an id. 0 for a row that has none (as above). */
 int kd_adaptive_row (const KdDivergence *call, int64_t row, void *scratch, KdMeasure *ret_measure);
 
-/** kd_mixture_rows: all but fkl and rkl. */
+/** kd_exact_rows: all rows by the definition. */
+void kd_exact_rows (const KdDivergence *call);
+
+/** kd_mixture_rows: all but fkl, rkl and alpha-beta. */
 void kd_mixture_rows (const KdDivergence *call);

@@ -12,6 +12,8 @@
  *  - sym-kl: D = (1 - lambda) KL (p || q) + lambda KL (q || p)
  *  - akl: D = w KL (p || q) + (1 - w) KL (q || p), w = the share of sum |p - q| that lies in the head: the ids with the largest p whose sum
  *    is within mu, and always the first; 1/2 when p = q. The gradient takes w as constant.
+ *  - ab: D = sum (alpha p^(alpha+beta) + beta q^(alpha+beta) - (alpha + beta) p^alpha q^beta) / (alpha beta (alpha + beta)); beta = 0 is its limit. Near
+ *    alpha 1, beta 0 it is fkl, near 0, 1 rkl, and 4 (1 - sum sqrt (p q)) at 1/2, 1/2. For the dense teacher only.
  *
  * loss = mean over counted rows of D, times T^2 with temperature-scale=t2. With A_j = q_j dD/dq_j the gradient is (A_j - q_j sum A) / T:
  * (q - p) / T for fkl, q (log (q / p) - D) / T for rkl. entropy-term=false leaves what depends on the teacher alone (sum p log p) out of the
@@ -49,6 +51,7 @@
  * probabilities that sum to more than 1.001, a negative weight (KD_ERROR_VALUE); a temperature outside [0.01, 1000] (KD_ERROR_RANGE); a
  * divergence that is infinite (KD_ERROR_UNSUPPORTED).
  * ## Source
+ * ab: Cichocki and Amari, Entropy 12 (2010), equation 19; for distillation arXiv:2505.04560 (ABKD).
  * arXiv:2306.13649 (GKD: jsd, beta 0.5 of TRL), arXiv:2402.03898 (DistiLLM: skewed, alpha 0.1), arXiv:2404.02657 (akl, mu 0.5; the head as
  * in its code), torchtune (sym-kl, 0.5), arXiv:1503.02531 section 2 (temperature, T^2). The toolkits mostly use no T^2 for language models, so
  * none is the default. DistiLLM's js lam is 1 - beta, torchtune's sym_kd_ratio is 1 - lambda. Sparse: arcee-ai/DistillKit (renorm is its
@@ -85,29 +88,22 @@ typedef struct {
 } KdDivergenceParams;
 
 static const KdEnumValue divergences[] = {
-  { KD_DIVERGENCE_FORWARD_KL, "fkl", "KL (teacher || student)",
-      "D = sum p log (p / q)" },
-  { KD_DIVERGENCE_REVERSE_KL, "rkl", "KL (student || teacher)",
-      "D = sum q log (q / p)" },
-  { KD_DIVERGENCE_JSD, "jsd", "Generalized Jensen-Shannon",
-      "D = {beta} KL (p || m) + (1 - {beta}) KL (q || m), m = {beta} p + (1 - {beta}) q" },
-  { KD_DIVERGENCE_SKEW_FORWARD_KL, "skew-fkl", "KL (teacher || mixture with a little of the teacher)",
-      "D = KL (p || m), m = {alpha} p + (1 - {alpha}) q" },
-  { KD_DIVERGENCE_SKEW_REVERSE_KL, "skew-rkl", "KL (student || mixture with a little of the student)",
-      "D = KL (q || m), m = (1 - {alpha}) p + {alpha} q" },
-  { KD_DIVERGENCE_TOTAL_VARIATION, "tvd", "Total variation",
-      "D = sum |p - q| / 2" },
-  { KD_DIVERGENCE_SYMMETRIC_KL, "sym-kl", "Both KL, mixed by lambda",
-      "D = (1 - {lambda}) KL (p || q) + {lambda} KL (q || p)" },
+  { KD_DIVERGENCE_FORWARD_KL, "fkl", "KL (teacher || student)", "D = sum p log (p / q)" },
+  { KD_DIVERGENCE_REVERSE_KL, "rkl", "KL (student || teacher)", "D = sum q log (q / p)" },
+  { KD_DIVERGENCE_JSD, "jsd", "Generalized Jensen-Shannon", "D = {beta} KL (p || m) + (1 - {beta}) KL (q || m), m = {beta} p + (1 - {beta}) q" },
+  { KD_DIVERGENCE_SKEW_FORWARD_KL, "skew-fkl", "KL (teacher || mixture with a little of the teacher)", "D = KL (p || m), m = {alpha} p + (1 - {alpha}) q" },
+  { KD_DIVERGENCE_SKEW_REVERSE_KL, "skew-rkl", "KL (student || mixture with a little of the student)", "D = KL (q || m), m = (1 - {alpha}) p + {alpha} q" },
+  { KD_DIVERGENCE_TOTAL_VARIATION, "tvd", "Total variation", "D = sum |p - q| / 2" },
+  { KD_DIVERGENCE_SYMMETRIC_KL, "sym-kl", "Both KL, mixed by lambda", "D = (1 - {lambda}) KL (p || q) + {lambda} KL (q || p)" },
   { KD_DIVERGENCE_ADAPTIVE_KL, "akl", "Both KL, mixed by where the two differ: in the teacher's head or in its tail",
       "D = w KL (p || q) + (1 - w) KL (q || p), w the share of sum |p - q| in the teacher's head of mass {mu}" },
+  { KD_DIVERGENCE_ALPHA_BETA, "ab", "Alpha-beta: powers of both, dense teacher only",
+      "D = sum (a p^(a + b) + b q^(a + b) - (a + b) p^a q^b) / (a b (a + b)), a = {alpha}, b = {beta}" },
   { 0, NULL, NULL }
 };
 static const KdEnumValue scales[] = {
-  { SCALE_NONE, "none", "The divergence as it is",
-      "mean_n D" },
-  { SCALE_T2, "t2", "Multiplied by the temperature's square, so that the gradient keeps its size",
-      "{temperature}^2 mean_n D" },
+  { SCALE_NONE, "none", "The divergence as it is", "mean_n D" },
+  { SCALE_T2, "t2", "Multiplied by the temperature's square, so that the gradient keeps its size", "{temperature}^2 mean_n D" },
   { 0, NULL, NULL }
 };
 static const KdEnumValue inf_policies[] = {
@@ -149,8 +145,8 @@ static const KdEnumValue support_sources[] = {
 
 static const KdParam kd_divergence_params[] = {
   KD_PARAM_ENUM (KdDivergenceParams, divergence, divergences, KD_DIVERGENCE_FORWARD_KL, "Which divergence"),
-  KD_PARAM_DOUBLE (KdDivergenceParams, beta, 0.0, 1.0, 0.5, "jsd: the teacher's share of the mixture"),
-  KD_PARAM_DOUBLE (KdDivergenceParams, alpha, 1e-6, 1.0 - 1e-6, 0.1, "skew-fkl, skew-rkl: share of the first distribution in the mixture"),
+  KD_PARAM_DOUBLE (KdDivergenceParams, beta, 0.0, 1.0, 0.5, "jsd: the teacher's share of the mixture; ab: exponent of the student"),
+  KD_PARAM_DOUBLE (KdDivergenceParams, alpha, 1e-6, 1.0 - 1e-6, 0.1, "skew-fkl, skew-rkl: share of the first distribution in the mixture; ab: exponent of the teacher"),
   KD_PARAM_DOUBLE (KdDivergenceParams, lambda, 0.0, 1.0, 0.5, "sym-kl: share of the reverse KL"),
   KD_PARAM_DOUBLE (KdDivergenceParams, mu, 0.0, 1.0, 0.5, "akl: probability mass of the teacher's head"),
   KD_PARAM_DOUBLE (KdDivergenceParams, temperature, 0.01, 1000.0, 1.0, "Divides both logits before softmax"),
@@ -334,6 +330,10 @@ run_sparse (const KdCall *call, const KdDivergence *dense, gint form, const gdou
     .problem = problem,
   };
 
+  if (p->divergence == KD_DIVERGENCE_ALPHA_BETA) {
+    g_set_error (error, KD_ERROR, KD_ERROR_FIELD, "Teacher does not fit: element=kddivergence, divergence=ab, it needs all of teacher.logits and top-k=0; choose another divergence");
+    return FALSE;
+  }
   if (form == FORM_SAMPLED && p->divergence != KD_DIVERGENCE_FORWARD_KL) {
     g_set_error (error, KD_ERROR, KD_ERROR_FIELD, "Teacher does not fit: element=kddivergence, field=teacher.sampled.ids, divergence=%s; drawn ids are unbiased for fkl only", divergences[p->divergence].nick);
     return FALSE;

@@ -191,6 +191,51 @@ GST_START_TEST (test_disjoint)
 }
 GST_END_TEST
 
+/* Alpha-beta at its corners and in the middle: forward KL, reverse KL, and the Bhattacharyya coefficient. */
+GST_START_TEST (test_alpha_beta)
+{
+  static const gfloat s[3] = { 0.5f, 1, -2 }, t[3] = { 1, 0, 0.25f };
+  gfloat grad[3], other[3];
+  gdouble got, want, p[3], q[3], bc = 0;
+  KdDivergence call = one_row (KD_DIVERGENCE_ALPHA_BETA, s, t, grad, &got), kl = one_row (KD_DIVERGENCE_FORWARD_KL, s, t, other, &want);
+
+  call.alpha = 1;
+  call.beta = 0;
+  kd_divergence_rows (&call);
+  kd_divergence_rows (&kl);
+  kd_assert_close (got, want, 1e-6);
+  for (guint i = 0; i < 3; i++)
+    kd_assert_close (grad[i], other[i], 1e-6);
+  call = one_row (KD_DIVERGENCE_ALPHA_BETA, s, t, grad, &got);
+  call.alpha = 1e-6;
+  call.beta = 1;
+  kl = one_row (KD_DIVERGENCE_REVERSE_KL, s, t, other, &want);
+  kd_divergence_rows (&call);
+  kd_divergence_rows (&kl);
+  kd_assert_close (got, want, 1e-5);
+  for (guint i = 0; i < 3; i++)
+    kd_assert_close (grad[i], other[i], 1e-5);
+  for (guint i = 0; i < 3; i++) {
+    p[i] = exp (t[i] - lse (t, 3, 1));
+    q[i] = exp (s[i] - lse (s, 3, 1));
+    bc += sqrt (p[i] * q[i]);
+  }
+  call = one_row (KD_DIVERGENCE_ALPHA_BETA, s, t, grad, &got);
+  call.alpha = call.beta = 0.5;
+  kd_divergence_rows (&call);
+  kd_assert_close (got, 4 * (1 - bc), 1e-6);
+  for (guint i = 0; i < 3; i++) /* d (-4 bc) / d z_i = 2 (q_i bc - sqrt (p_i q_i)) */
+    kd_assert_close (grad[i], 2 * (q[i] * bc - sqrt (p[i] * q[i])), 1e-6);
+  call.alpha = 1; /* equal tables: nothing */
+  call.beta = 0;
+  call.student = t;
+  memset (grad, 0, sizeof grad);
+  kd_divergence_rows (&call);
+  kd_assert_close (got, 0, 1e-12);
+  kd_assert_close (grad[0], 0, 1e-7);
+}
+GST_END_TEST
+
 /* Ids that one model excludes add nothing; NaN and +infinity make the value NaN, and what is rejected too. */
 GST_START_TEST (test_infinite)
 {
@@ -253,6 +298,7 @@ mixtures_suite (void)
   tcase_add_test (t, test_near);
   tcase_add_test (t, test_teacher_types);
   tcase_add_test (t, test_disjoint);
+  tcase_add_test (t, test_alpha_beta);
   tcase_add_test (t, test_infinite);
   tcase_add_test (t, test_ends);
   return s;

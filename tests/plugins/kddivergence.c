@@ -155,6 +155,8 @@ GST_START_TEST (test_refusals)
   leaf_put (&strict, "student.logits", KD_FLOAT32, 1, 3, 0, 1, -INFINITY);
   leaf_put (&strict, "teacher.logits", KD_FLOAT32, 1, 3, 5, 5, -INFINITY);
   leaf_refuses (&strict, KD_ERROR_VALUE, "student.logits");
+  two_rows (&leaf, "divergence=ab top-k=1", KD_FLOAT32);
+  leaf_refuses (&leaf, KD_ERROR_FIELD, "divergence=ab");
 }
 GST_END_TEST
 
