@@ -33,13 +33,15 @@ expect_all (Leaf *leaf, gdouble loss, gdouble a, gdouble b, gdouble c, gdouble d
 /* Known p = (1/4, 1/2), rest 1/4; q of the others 1/4 together. */
 GST_START_TEST (test_tails)
 {
-  g_auto (Leaf) bucket = { 0 }, renorm = { 0 }, truncate = { 0 }, uniform = { 0 }, label = { 0 }, nowhere = { 0 };
+  g_auto (Leaf) bucket = { 0 }, renorm = { 0 }, truncate = { 0 }, uniform = { 0 }, label = { 0 }, nowhere = { 0 }, nothing = { 0 };
   const gdouble third = 1.0 / 3;
 
   topk (&bucket, "");
   expect_all (&bucket, 0.25 * log (0.5) + 0.5 * log (2), 0.25, -0.25, 0, 0);
   topk (&renorm, "tail=renorm");
   expect_all (&renorm, third * log (third / 0.5) + 2 * third * log (2 * third / 0.25), 0.5 - third, 0.25 - 2 * third, 0.125, 0.125);
+  topk (&nothing, "tail-eps=0.3"); /* a rest that counts as none: the others are an outcome that the teacher never has */
+  expect_all (&nothing, third * log (third / 0.5) + 2 * third * log (2 * third / 0.25), 0.5 - third, 0.25 - 2 * third, 0.125, 0.125);
   topk (&truncate, "tail=truncate");
   expect_all (&truncate, 0.25 * log (0.5) + 0.5 * log (2), 0.375 - 0.25, 0.1875 - 0.5, 0.75 / 8, 0.75 / 8);
   topk (&uniform, "tail=uniform");

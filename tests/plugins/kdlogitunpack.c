@@ -115,4 +115,46 @@ GST_START_TEST (test_properties)
 }
 GST_END_TEST
 
-KD_TESTS (kdlogitunpack, test_exact, test_curve_and_residuals, test_limit_and_empty, test_refusals, test_properties)
+/* Any bytes are either refused or give ids of the vocabulary and finite numbers that sum to at most about 1. */
+GST_START_TEST (test_any_bytes)
+{
+  static const gchar *const formats[][2] = {
+    { "d=1000 k=8 exact-k=3", NULL },
+    { "d=16 k=8 exact-k=0 polynomial-terms=exp,sqrt term-dtype=bfloat16", "[{\"scale_dtype\": \"float64\", \"element_bits\": 13, \"num_elements\": 5}]" },
+    { "d=3 k=2 exact-k=1 exact-dtype=float64 normalize-t=true", "[{\"scale_dtype\": \"bfloat16\", \"element_bits\": 32, \"num_elements\": 1}]" },
+  };
+  static const gsize sizes[][2] = { { 10, 24 }, { 4, 4 + 8 + 9 }, { 1, 8 + 12 + 2 + 4 } };
+  guint n_taken = 0;
+  KdRandom random;
+
+  kd_random_init (&random, 9, 8, 7, 6);
+  for (guint i = 0; i < 3000; i++) {
+    guint which = i % G_N_ELEMENTS (formats), k = which == 2 ? 2 : 8;
+    guint8 bytes[64];
+    g_auto (Leaf) leaf = { 0 };
+    g_autoptr (GError) error = NULL;
+    gdouble sum = 0;
+    leaf_open (&leaf, "kdlogitunpack", formats[which][0], 1);
+    if (formats[which][1])
+      ck_assert (kd_param_set_string (kd_param_find (leaf.desc->params, "residual-bins"), leaf.params, formats[which][1], "", NULL));
+    for (guint j = 0; j < sizeof bytes; j++)
+      bytes[j] = (guint8) kd_random_below (&random, i % 2 ? 256 : 4);
+    put_bytes (&leaf, "teacher.packed.ids", (gint64) sizes[which][0], bytes);
+    put_bytes (&leaf, "teacher.packed.logprobs", (gint64) sizes[which][1], bytes + 16);
+    if (!leaf_run (&leaf, &error)) {
+      ck_assert (g_error_matches (error, KD_ERROR, KD_ERROR_RANGE) || g_error_matches (error, KD_ERROR, KD_ERROR_VALUE));
+      continue;
+    }
+    n_taken++;
+    for (guint j = 0; j < k; j++) {
+      gdouble id = leaf_get (&leaf, "teacher.topk.ids", j);
+      ck_assert (id >= -1 && id < 1000 && isfinite (leaf_get (&leaf, "teacher.topk.logprobs", j)));
+      sum += id < 0 ? 0 : exp (leaf_get (&leaf, "teacher.topk.logprobs", j));
+    }
+    ck_assert (sum <= 1.001 || which == 0 || which == 2); /* exact values are taken as they are */
+  }
+  ck_assert_uint_gt (n_taken, 100);
+}
+GST_END_TEST
+
+KD_TESTS (kdlogitunpack, test_any_bytes, test_exact, test_curve_and_residuals, test_limit_and_empty, test_refusals, test_properties)
