@@ -22,6 +22,7 @@
 #include "batch/kd-batch.h"
 #include "batch/kd-h5.h"
 #include "cache/kd-cache.h"
+#include "cache/kd-cache-tools.h"
 #include "model/kd-engine.h"
 #include "model/kd-params.h"
 #include "model/kd-graph.h"

@@ -1,43 +1,15 @@
 /* kd cache: look at, check, plan and pack teacher caches. */
-#include "kd-tool.h"
+#include "kd-cache-work.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <kd/kd.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 /* What a strange file may take in the sandbox. */
 #define SANDBOX_BYTES ((rlim_t) 4 << 30)
 #define SANDBOX_SECONDS 3600
-/* How much is written to measure a disk: what stays in its cache alone would flatter it. */
-#define PROBE_BYTES ((gsize) 128 << 20)
-#define PROBE_STEP_BYTES ((gsize) 8 << 20)
-#define PART_BYTES ((gint64) 64 << 20)
-
-static void
-row (const gchar *name, const gchar *format, ...) G_GNUC_PRINTF (2, 3);
-
-static void
-row (const gchar *name, const gchar *format, ...)
-{
-  g_autofree gchar *text = NULL;
-  va_list args;
-
-  va_start (args, format);
-  text = g_strdup_vprintf (format, args);
-  va_end (args);
-  g_print ("%-14s %s\n", name, text);
-}
-
-static gchar *
-size_text (guint64 bytes)
-{
-  return g_format_size_full (bytes, bytes < 1000 ? G_FORMAT_SIZE_DEFAULT : G_FORMAT_SIZE_LONG_FORMAT);
-}
 
 /* One line on a terminal, rewritten twice a second at most. */
 typedef struct {
@@ -75,8 +47,8 @@ begin_progress (void)
 static void
 identity_row (const gchar *name, const gchar *fingerprint, const gchar *spec)
 {
-  row (name, "%.12s%s%s", fingerprint ? fingerprint : spec ? ""
-                                                           : "unknown",
+  kd_cache_row (name, "%.12s%s%s", fingerprint ? fingerprint : spec ? ""
+                                                                    : "unknown",
       fingerprint && spec ? "  " : "", spec ? spec : "");
 }
 
@@ -97,11 +69,11 @@ encoding_rows (const KdCacheReader *reader)
       g_string_append_printf (text, ", off by at most %.3g, %.3g in the mean", encoding->max_error, encoding->mean_error);
     if (encoding->max_tail >= 0)
       g_string_append_printf (text, ", probability left out at most %.3g, %.3g in the mean", encoding->max_tail, encoding->mean_tail);
-    row (any ? "" : "encoding", "%s", text->str);
+    kd_cache_row (any ? "" : "encoding", "%s", text->str);
     any = TRUE;
   }
   if (!any)
-    row ("encoding", "none: fields as they came");
+    kd_cache_row ("encoding", "none: fields as they came");
 }
 
 static int
@@ -123,20 +95,20 @@ info (int argc, char **argv)
   kd_cache_reader_info (reader, &numbers);
   identity = kd_cache_reader_identity (reader);
   fields = kd_layout_to_string (kd_cache_reader_layout (reader));
-  bytes = size_text ((guint64) numbers.bytes);
-  row ("cache", "%s", argv[1]);
-  row ("rows", "%" G_GINT64_FORMAT ", ids %" G_GINT64_FORMAT " to %" G_GINT64_FORMAT, kd_cache_reader_n_rows (reader), numbers.first_id, numbers.last_id);
-  row ("complete", "%s", kd_cache_reader_complete (reader) ? "yes" : "no: the capture was interrupted; go on with kdcachesink resume=true");
-  row ("fields", "%s", fields);
+  bytes = kd_cache_size_text ((guint64) numbers.bytes);
+  kd_cache_row ("cache", "%s", argv[1]);
+  kd_cache_row ("rows", "%" G_GINT64_FORMAT ", ids %" G_GINT64_FORMAT " to %" G_GINT64_FORMAT, kd_cache_reader_n_rows (reader), numbers.first_id, numbers.last_id);
+  kd_cache_row ("complete", "%s", kd_cache_reader_complete (reader) ? "yes" : "no: the capture was interrupted; go on with kdcachesink resume=true");
+  kd_cache_row ("fields", "%s", fields);
   encoding_rows (reader);
-  row ("bytes a row", "%" G_GINT64_FORMAT, numbers.row_bytes);
-  row ("on the disk", "%s in %u %s", bytes, numbers.n_parts, numbers.packed ? "packed file" : numbers.n_parts == 1 ? "part"
-                                                                                                                   : "parts");
+  kd_cache_row ("bytes a row", "%" G_GINT64_FORMAT, numbers.row_bytes);
+  kd_cache_row ("on the disk", "%s in %u %s", bytes, numbers.n_parts, numbers.packed ? "packed file" : numbers.n_parts == 1 ? "part"
+                                                                                                                            : "parts");
   identity_row ("teacher", identity->teacher, identity->teacher_spec);
   identity_row ("dataset", identity->dataset, identity->dataset_spec);
-  row ("preprocessing", "%s", !identity->preprocessing ? "unknown" : *identity->preprocessing ? identity->preprocessing
-                                                                                              : "none");
-  row ("made by", "%s", numbers.created_by);
+  kd_cache_row ("preprocessing", "%s", !identity->preprocessing ? "unknown" : *identity->preprocessing ? identity->preprocessing
+                                                                                                       : "none");
+  kd_cache_row ("made by", "%s", numbers.created_by);
   return KD_EXIT_DONE;
 }
 
@@ -202,113 +174,6 @@ verify (int argc, char **argv)
   return KD_EXIT_DONE;
 }
 
-/* Bytes a second that reach the disk of @folder, 0 when it cannot be written. */
-static gdouble
-measure_disk (const gchar *folder, guint64 free_bytes)
-{
-  g_autofree gchar *path = g_strdup_printf ("%s/.kd-estimate.partial-%d", folder, (int) getpid ()), *block = g_malloc (PROBE_STEP_BYTES);
-  gsize wanted = MIN (PROBE_BYTES, free_bytes / 4 / PROBE_STEP_BYTES * PROBE_STEP_BYTES), done = 0;
-  int fd = open (path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-  gint64 started = g_get_monotonic_time ();
-  gboolean good = fd >= 0;
-
-  /* Not zeros: some disks pack them. */
-  for (gsize i = 0; i < PROBE_STEP_BYTES; i++)
-    block[i] = (gchar) (i * 2654435761u >> 13);
-  for (; good && done < wanted; done += PROBE_STEP_BYTES)
-    good = write (fd, block, PROBE_STEP_BYTES) == (gssize) PROBE_STEP_BYTES;
-  good = good && done && fsync (fd) == 0;
-  if (fd >= 0) {
-    close (fd);
-    unlink (path);
-  }
-  return good ? (gdouble) done / MAX ((gdouble) (g_get_monotonic_time () - started) / G_USEC_PER_SEC, 1e-6) : 0;
-}
-
-static gboolean
-layout_bytes (const KdLayout *layout, gint64 *ret_bytes, GError **error)
-{
-  *ret_bytes = 2 * (gint64) sizeof (gint64); /* sample.id and sample.view */
-  for (guint i = 0; i < kd_layout_n_fields (layout); i++) {
-    const KdLayoutField *field = kd_layout_nth (layout, i);
-    gint64 dims[KD_MAX_RANK];
-    gsize bytes = 0;
-    memcpy (dims, field->dims, sizeof dims);
-    dims[0] = 1;
-    if (field->rank == 0 || field->dtype == KD_UTF8 || !kd_shape_bytes (field->dtype, field->rank, dims, &bytes)) {
-      g_set_error (error, KD_ERROR, KD_ERROR_SHAPE, "Size not known: field=%s; give every axis as a number: teacher.logits=float16:1000", field->name);
-      return FALSE;
-    }
-    *ret_bytes += (gint64) bytes;
-  }
-  return TRUE;
-}
-
-static int
-print_estimate (gint64 rows, gint64 row_bytes, const gchar *folder)
-{
-  g_autofree gchar *total_text = NULL, *free_text = NULL, *speed_text = NULL, *time_text = NULL;
-  struct statvfs disk;
-  guint64 total, free_bytes;
-  gdouble speed;
-
-  if (statvfs (folder, &disk) < 0)
-    return kd_tool_fail ("Cannot look at the disk: folder=\"%s\", reason=%s", folder, g_strerror (errno));
-  if (!g_uint64_checked_mul (&total, (guint64) rows, (guint64) row_bytes))
-    return kd_tool_fail ("Too many rows: rows=%" G_GINT64_FORMAT ", bytes a row=%" G_GINT64_FORMAT, rows, row_bytes);
-  free_bytes = (guint64) disk.f_bavail * disk.f_frsize;
-  speed = measure_disk (folder, free_bytes);
-  total_text = size_text (total);
-  free_text = size_text (free_bytes);
-  speed_text = g_format_size ((guint64) speed);
-  time_text = kd_tool_duration ((gdouble) total / MAX (speed, 1));
-  row ("bytes a row", "%" G_GINT64_FORMAT " (16 of them the key)", row_bytes);
-  row ("rows", "%" G_GINT64_FORMAT, rows);
-  row ("total", "%s in %" G_GUINT64_FORMAT " parts", total_text, (total + PART_BYTES - 1) / PART_BYTES);
-  row ("free", "%s in %s", free_text, folder);
-  if (speed > 0)
-    row ("writing", "%s at %s/s, measured here with fsync; the teacher's own time comes on top", time_text, speed_text);
-  else
-    row ("writing", "not measured: the folder cannot be written");
-  if (total < free_bytes)
-    return KD_EXIT_DONE;
-  return kd_tool_fail ("Disk too small: wanted=%" G_GUINT64_FORMAT " bytes, free=%" G_GUINT64_FORMAT
-                       " bytes; store float16 (kdcachesink dtype=float16), cache fewer fields, or choose another disk",
-      total, free_bytes);
-}
-
-static int
-estimate (int argc, char **argv)
-{
-  gint64 rows = -1, row_bytes = 0;
-  g_autofree gchar *folder = NULL;
-  const GOptionEntry options[] = {
-    { "rows", 'n', 0, G_OPTION_ARG_INT64, &rows, "How many samples", "N" },
-    { "folder", 'd', 0, G_OPTION_ARG_FILENAME, &folder, "Where the cache is to be (default: here)", "FOLDER" },
-    { NULL },
-  };
-  g_autoptr (KdLayout) layout = NULL;
-  g_autoptr (GError) error = NULL;
-
-  if (!kd_tool_options (&argc, &argv, options, "LAYOUT [DATA]", "Say how large a cache will be and how long writing it takes, before the capture.",
-          "Examples:\n  kd cache estimate teacher.logits=float16:1000 --rows 1281167\n"
-          "  kd cache estimate 'teacher.logits=float32:10 teacher.features.block2=float16:64x8x8' train.h5\n\n"
-          "DATA is a batch file whose rows are counted. Exit code 1: it does not fit."))
-    return KD_EXIT_USAGE;
-  if (argc < 2 || argc > 3 || (rows < 0) == (argc == 2))
-    return kd_tool_usage ("wanted a layout, and either --rows or a batch file");
-  layout = kd_layout_from_string (argv[1], &error);
-  if (!layout || !layout_bytes (layout, &row_bytes, &error))
-    return kd_tool_usage ("%s", error->message);
-  if (argc == 3) {
-    g_autoptr (KdH5Reader) reader = kd_h5_reader_open (argv[2], NULL, &error);
-    if (!reader || !kd_h5_reader_check_rows (reader, &error))
-      return kd_tool_fail ("%s", error->message);
-    rows = kd_h5_reader_n_rows (reader);
-  }
-  return print_estimate (rows, row_bytes, folder ? folder : ".");
-}
-
 static int
 pack (int argc, char **argv)
 {
@@ -355,14 +220,19 @@ static const struct {
 } commands[] = {
   { "info", info, "show what a cache holds and what it was made from" },
   { "verify", verify, "check every part, key and checksum" },
-  { "estimate", estimate, "say how large a cache will be and how long it takes, before the capture" },
+  { "estimate", kd_cache_estimate, "say how large a cache will be and how long it takes, before the capture" },
   { "pack", pack, "make one self-contained file, optionally compressed" },
+  { "merge", kd_cache_merge_command, "make one cache of several shards" },
+  { "repair", kd_cache_repair_command, "take damaged parts out, so that their rows can be captured again" },
+  { "prune", kd_cache_prune_command, "keep some rows or fields in a new cache" },
+  { "diff", kd_cache_diff_command, "compare two caches row by row" },
+  { "export", kd_cache_export_command, "write it as .npz or .safetensors" },
 };
 
 static void
 print_help (void)
 {
-  g_print ("Usage: kd cache COMMAND [OPTION...]\n\nLook at, check, plan and pack teacher caches (kdcachesink writes them, kdcache reads them).\n\nCommands:\n");
+  g_print ("Usage: kd cache COMMAND [OPTION...]\n\nLook at, check, plan, pack, merge, repair and compare teacher caches (kdcachesink writes them, kdcache reads them).\n\nCommands:\n");
   for (guint i = 0; i < G_N_ELEMENTS (commands); i++)
     g_print ("  %-9s %s\n", commands[i].name, commands[i].what);
   g_print ("\nkd cache COMMAND --help shows a command's options.\n");

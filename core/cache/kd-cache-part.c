@@ -1,6 +1,6 @@
 /* Writing one part: rows in the order of their keys, contiguous, with checksums. */
 #define _GNU_SOURCE /* sync_file_range */
-#include "kd-cache-private.h"
+#include "kd-cache-copy.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -157,7 +157,7 @@ write_columns (hid_t file, KdCachePart *part, const KdCacheManifest *manifest, c
     if (stored < 0)
       return FALSE;
   }
-  return kd_h5_set_attribute (file, "kd.schema", KD_H5_SCHEMA) && kd_h5_set_attribute (file, "kd.fields", fields) &&
+  return kd_cache_set_header (file, manifest) && kd_h5_set_attribute (file, "kd.schema", KD_H5_SCHEMA) && kd_h5_set_attribute (file, "kd.fields", fields) &&
       kd_h5_set_attribute (file, "kd.created-by", manifest->created_by);
 }
 

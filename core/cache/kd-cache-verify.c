@@ -1,5 +1,5 @@
 /* Every part of a cache, every block: what `kd cache verify` does. */
-#include "kd-cache-private.h"
+#include "kd-cache-copy.h"
 
 #include <string.h>
 
@@ -62,6 +62,15 @@ check_part (const Verify *verify, const KdCachePart *part, const gchar *path, GE
   else if (good)
     kd_cache_index_add_keys (verify->index, part->rows, ids->data, views->data, part->first_row);
   return good;
+}
+
+gboolean
+kd_cache_part_check (const KdCacheManifest *manifest, const KdCachePart *part, const gchar *path, KdCacheIndex *index, KdCacheProgress progress,
+    gpointer user_data, GError **error)
+{
+  const Verify verify = { manifest, index, progress, user_data };
+
+  return check_part (&verify, part, path, error);
 }
 
 static gboolean

@@ -1,5 +1,5 @@
 /* KdCacheWriter: opening a cache for writing, new or to go on with. Rows: kd-cache-append.c. */
-#include "kd-cache-private.h"
+#include "kd-cache-copy.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -47,30 +47,46 @@ kd_cache_writer_close (KdCacheWriter *writer)
 }
 
 static gboolean
-fail_open (KdCacheWriter *writer, const gchar *reason, GError **error)
+fail_open (const gchar *path, const gchar *reason, GError **error)
 {
-  g_set_error (error, KD_ERROR, KD_ERROR_IO, "Cannot write cache: path=\"%s\", reason=%s", writer->path, reason);
+  g_set_error (error, KD_ERROR, KD_ERROR_IO, "Cannot write cache: path=\"%s\", reason=%s", path, reason);
   return FALSE;
 }
 
-/* What a killed writer left: files without their final name, and parts that no manifest names (overwritten when their number
- * comes up, so they cost only room; but a smaller cache must not keep them). */
+/* Files that never got their final name. */
 static void
-sweep (KdCacheWriter *writer)
+sweep_partial (const gchar *folder, const gchar *prefix)
 {
-  g_autoptr (GHashTable) named = g_hash_table_new (g_str_hash, g_str_equal);
-  GDir *dir = g_dir_open (writer->folder, 0, NULL);
+  g_autoptr (GDir) dir = g_dir_open (folder, 0, NULL);
   const gchar *name;
 
-  for (guint i = 0; i < writer->manifest->parts->len; i++)
-    g_hash_table_add (named, ((KdCachePart *) g_ptr_array_index (writer->manifest->parts, i))->file);
   while (dir && (name = g_dir_read_name (dir))) {
-    g_autofree gchar *path = g_build_filename (writer->folder, name, NULL);
-    gboolean unnamed = g_ascii_isdigit (*name) && g_str_has_suffix (name, ".h5") && !g_hash_table_contains (named, name);
-    if (strstr (name, ".partial-") || unnamed)
+    g_autofree gchar *path = g_build_filename (folder, name, NULL);
+    if (g_str_has_prefix (name, prefix) && strstr (name, ".partial-"))
       unlink (path);
   }
-  g_clear_pointer (&dir, g_dir_close);
+}
+
+/* And parts that no manifest names (overwritten when their number comes up, so they cost only room; but a smaller cache must not
+ * keep them). */
+void
+kd_cache_sweep (const gchar *path, const KdCacheManifest *manifest)
+{
+  g_autoptr (GHashTable) named = g_hash_table_new (g_str_hash, g_str_equal);
+  g_autofree gchar *folder = kd_cache_folder (path), *beside = g_path_get_dirname (path), *base = g_path_get_basename (path);
+  g_autofree gchar *prefix = g_strdup_printf (".%s.partial-", base);
+  g_autoptr (GDir) dir = manifest ? g_dir_open (folder, 0, NULL) : NULL;
+  const gchar *name;
+
+  sweep_partial (folder, ".");
+  sweep_partial (beside, prefix);
+  for (guint i = 0; manifest && i < manifest->parts->len; i++)
+    g_hash_table_add (named, ((KdCachePart *) g_ptr_array_index (manifest->parts, i))->file);
+  while (dir && (name = g_dir_read_name (dir))) {
+    g_autofree gchar *part = g_build_filename (folder, name, NULL);
+    if (g_ascii_isdigit (*name) && g_str_has_suffix (name, ".h5") && !g_hash_table_contains (named, name))
+      unlink (part);
+  }
 }
 
 /* The rows that are there: for has. */
@@ -133,17 +149,27 @@ go_on (KdCacheWriter *writer, const KdCacheIdentity *identity, GError **error)
   return TRUE;
 }
 
-static gboolean
-take_folder (KdCacheWriter *writer, GError **error)
+int
+kd_cache_lock (const gchar *path, GError **error)
 {
-  if (g_mkdir_with_parents (writer->folder, 0777) < 0)
-    return fail_open (writer, g_strerror (errno), error);
-  writer->lock = open (writer->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (writer->lock < 0)
-    return fail_open (writer, g_strerror (errno), error);
-  if (flock (writer->lock, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
-    return fail_open (writer, "another process is writing it", error);
-  return TRUE;
+  g_autofree gchar *folder = kd_cache_folder (path);
+  int lock;
+
+  if (g_mkdir_with_parents (folder, 0777) < 0) {
+    fail_open (path, g_strerror (errno), error);
+    return -1;
+  }
+  lock = open (folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (lock < 0) {
+    fail_open (path, g_strerror (errno), error);
+    return -1;
+  }
+  if (flock (lock, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK) {
+    fail_open (path, "another process is writing it", error);
+    close (lock);
+    return -1;
+  }
+  return lock;
 }
 
 static gboolean
@@ -153,16 +179,17 @@ writer_start (KdCacheWriter *writer, gboolean resume, const KdCacheIdentity *ide
   gboolean there = g_file_test (manifest, G_FILE_TEST_EXISTS);
 
   if (there && !resume)
-    return fail_open (writer, "a cache is there already; go on with it (resume=true), or remove it and its .parts folder", error);
+    return fail_open (writer->path, "a cache is there already; go on with it (resume=true), or remove it and its .parts folder", error);
   if (!there && g_file_test (writer->path, G_FILE_TEST_EXISTS))
-    return fail_open (writer, "a file of that name is there, and it is no cache that can be gone on with", error);
-  if (!take_folder (writer, error))
+    return fail_open (writer->path, "a file of that name is there, and it is no cache that can be gone on with", error);
+  writer->lock = kd_cache_lock (writer->path, error);
+  if (writer->lock < 0)
     return FALSE;
   if (there && !go_on (writer, identity, error))
     return FALSE;
   if (!there && identity)
     kd_cache_identity_copy (identity, &writer->manifest->identity);
-  sweep (writer);
+  kd_cache_sweep (writer->path, writer->manifest);
   return TRUE;
 }
 

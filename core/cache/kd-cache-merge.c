@@ -1,0 +1,221 @@
+/* Several caches into one. First everything that could be wrong is looked at, then the output is begun. */
+#include "kd-cache-copy.h"
+
+#include <string.h>
+#include <sys/stat.h>
+
+#define STEP_ROWS 4096
+
+typedef struct {
+  const gchar *const *paths;
+  guint n;
+  KdCacheReader **readers;
+  KdCacheCopy *copy;
+} Merge;
+
+static void
+merge_clear (Merge *merge)
+{
+  for (guint i = 0; i < merge->n; i++)
+    g_clear_pointer (&merge->readers[i], kd_cache_reader_close);
+  g_free (merge->readers);
+  g_clear_pointer (&merge->copy, kd_cache_copy_close);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Merge, merge_clear)
+
+static gboolean
+same_file (const gchar *a, const gchar *b)
+{
+  g_autofree gchar *x = kd_cache_folder (a), *y = kd_cache_folder (b);
+  struct stat info_x, info_y;
+
+  if (stat (x, &info_x) < 0 && stat (a, &info_x) < 0)
+    return FALSE;
+  if (stat (y, &info_y) < 0 && stat (b, &info_y) < 0)
+    return FALSE;
+  return info_x.st_dev == info_y.st_dev && info_x.st_ino == info_y.st_ino;
+}
+
+static gboolean
+refuse (GError **error, KdError code, const gchar *output, const gchar *reason)
+{
+  g_set_error (error, KD_ERROR, code, "Cannot merge: output=\"%s\", reason=%s", output, reason);
+  return FALSE;
+}
+
+/* An input without rows has no fields yet: it says nothing about what the others have to be. */
+static const KdCacheManifest *
+model_of (const Merge *merge, guint *ret_nth)
+{
+  for (guint i = 0; i < merge->n; i++)
+    if (kd_cache_reader_manifest (merge->readers[i])->layout) {
+      *ret_nth = i;
+      return kd_cache_reader_manifest (merge->readers[i]);
+    }
+  return NULL;
+}
+
+static gboolean
+open_inputs (Merge *merge, const gchar *output, const KdCacheCopyOptions *options, GError **error)
+{
+  const KdCacheManifest *like;
+  g_autoptr (KdCacheManifest) all = NULL;
+  guint nth = 0;
+
+  for (guint i = 0; i < merge->n; i++) {
+    if (same_file (merge->paths[i], output))
+      return refuse (error, KD_ERROR_RANGE, output, "it is one of the inputs");
+    for (guint k = 0; k < i; k++)
+      if (same_file (merge->paths[i], merge->paths[k]))
+        return refuse (error, KD_ERROR_RANGE, output, "an input is given twice");
+    merge->readers[i] = kd_cache_reader_open (merge->paths[i], error);
+    if (!merge->readers[i])
+      return FALSE;
+  }
+  like = model_of (merge, &nth);
+  if (!like)
+    return refuse (error, KD_ERROR_RANGE, output, "no input has a row");
+  for (guint i = 0; i < merge->n; i++)
+    if (!kd_cache_manifest_fits (like, merge->paths[nth], kd_cache_reader_manifest (merge->readers[i]), merge->paths[i], error))
+      return FALSE;
+  all = kd_cache_manifest_like (like);
+  for (guint i = nth + 1; i < merge->n; i++)
+    kd_cache_encodings_add (all->encodings, kd_cache_reader_manifest (merge->readers[i])->encodings);
+  merge->copy = kd_cache_copy_open (output, all, options, error);
+  return merge->copy != NULL;
+}
+
+/* Rows @mine of @a and @theirs of @b, which have the same keys. */
+static gboolean
+check_equal (const Merge *merge, guint a, const gint64 *mine, guint b, const gint64 *theirs, gint64 n, GError **error)
+{
+  const KdLayout *layout = merge->copy->manifest->layout;
+
+  for (guint f = 0; f < kd_layout_n_fields (layout); f++) {
+    const gchar *name = kd_layout_nth (layout, f)->name;
+    g_autoptr (KdTensor) x = kd_cache_reader_take_stored (merge->readers[a], name, n, mine, error);
+    g_autoptr (KdTensor) y = x ? kd_cache_reader_take_stored (merge->readers[b], name, n, theirs, error) : NULL;
+    gsize bytes = y ? x->n_bytes / (gsize) MAX (n, 1) : 0;
+    if (!y)
+      return FALSE;
+    for (gint64 i = 0; i < n; i++) {
+      gint64 id, view;
+      if (memcmp ((guint8 *) x->data + (gsize) i * bytes, (guint8 *) y->data + (gsize) i * bytes, bytes) == 0)
+        continue;
+      kd_cache_reader_key (merge->readers[a], mine[i], &id, &view);
+      g_set_error (error, KD_ERROR, KD_ERROR_MISMATCH, "Caches disagree: path=\"%s\", other=\"%s\", id=%" G_GINT64_FORMAT ", view=%" G_GINT64_FORMAT ", field=%s; look at them with kd cache diff, leave the wrong one's rows out with kd cache prune",
+          merge->paths[a], merge->paths[b], id, view, name);
+      return FALSE;
+    }
+  }
+  return TRUE;
+}
+
+/* Rows of a part that an input before has too do not count again: cleared in @keep. With @compare they have to be equal. */
+static gboolean
+leave_out (const Merge *merge, guint nth, const KdCachePart *part, const KdCacheKeys *keys, guint8 *keep, gboolean compare, GError **error)
+{
+  g_autofree gint64 *rows = g_new (gint64, part->rows), *mine = g_new (gint64, STEP_ROWS), *theirs = g_new (gint64, STEP_ROWS);
+
+  for (guint before = 0; before < nth; before++) {
+    gint64 n = 0;
+    if (kd_cache_reader_find (merge->readers[before], part->rows, keys->ids, keys->views, rows) == part->rows)
+      continue;
+    for (gint64 i = 0; i < part->rows; i++) {
+      if (rows[i] >= 0) {
+        keep[i] = 0;
+        mine[n] = part->first_row + i;
+        theirs[n++] = rows[i];
+      }
+      if (compare && (n == STEP_ROWS || i == part->rows - 1) && !check_equal (merge, nth, mine, before, theirs, n, error))
+        return FALSE;
+      if (n == STEP_ROWS || !compare)
+        n = 0;
+    }
+  }
+  return TRUE;
+}
+
+/* What @todo does with every part of every input. */
+typedef gboolean (*PartFunc) (Merge *merge, guint nth, const KdCachePart *part, const KdCacheKeys *keys, guint8 *keep, GError **error);
+
+static gboolean
+each_part (Merge *merge, PartFunc todo, GError **error)
+{
+  for (guint i = 0; i < merge->n; i++) {
+    const KdCacheManifest *manifest = kd_cache_reader_manifest (merge->readers[i]);
+    for (guint p = 0; p < manifest->parts->len; p++) {
+      const KdCachePart *part = g_ptr_array_index (manifest->parts, p);
+      g_auto (KdCacheKeys) keys = { NULL };
+      g_autofree guint8 *keep = g_malloc ((gsize) part->rows);
+      memset (keep, 1, (gsize) part->rows);
+      if (!kd_cache_reader_part_keys (merge->readers[i], part, &keys, error) || !todo (merge, i, part, &keys, keep, error))
+        return FALSE;
+    }
+  }
+  return TRUE;
+}
+
+static gboolean
+check_part (Merge *merge, guint nth, const KdCachePart *part, const KdCacheKeys *keys, guint8 *keep, GError **error)
+{
+  return leave_out (merge, nth, part, keys, keep, TRUE, error) && kd_cache_copy_step (merge->copy, 0, error);
+}
+
+static gboolean
+copy_part (Merge *merge, guint nth, const KdCachePart *part, const KdCacheKeys *keys, guint8 *keep, GError **error)
+{
+  return leave_out (merge, nth, part, keys, keep, FALSE, error) &&
+      kd_cache_copy_part (merge->copy, merge->readers[nth], merge->paths[nth], part, keys, keep, error);
+}
+
+/* Somebody else's cache in the output's place is no merge that was interrupted. */
+static gboolean
+check_output (const Merge *merge, GError **error)
+{
+  KdCacheReader *there = merge->copy->there;
+  const KdCacheManifest *manifest = there ? kd_cache_reader_manifest (there) : NULL;
+
+  for (guint p = 0; manifest && p < manifest->parts->len; p++) {
+    const KdCachePart *part = g_ptr_array_index (manifest->parts, p);
+    g_autofree gint64 *rows = g_new (gint64, part->rows);
+    g_auto (KdCacheKeys) keys = { NULL };
+    gint64 left = part->rows;
+    if (!kd_cache_reader_part_keys (there, part, &keys, error))
+      return FALSE;
+    for (guint i = 0; i < merge->n && left; i++) {
+      gint64 n = 0;
+      kd_cache_reader_find (merge->readers[i], left, keys.ids, keys.views, rows);
+      for (gint64 k = 0; k < left; k++)
+        if (rows[k] < 0) { /* for the next input */
+          keys.ids[n] = keys.ids[k];
+          keys.views[n++] = keys.views[k];
+        }
+      left = n;
+    }
+    if (left)
+      return refuse (error, KD_ERROR_MISMATCH, merge->copy->path, "a cache is there already that has other rows; choose another name");
+  }
+  return TRUE;
+}
+
+gboolean
+kd_cache_merge (const gchar *output, const gchar *const *inputs, const KdCacheCopyOptions *options, KdCacheCopyResult *ret_result,
+    GError **error)
+{
+  g_auto (Merge) merge = { .paths = inputs, .n = g_strv_length ((gchar **) inputs) };
+  gboolean complete = TRUE;
+
+  merge.readers = g_new0 (KdCacheReader *, MAX (merge.n, 1));
+  if (!open_inputs (&merge, output, options, error))
+    return FALSE;
+  for (guint i = 0; i < merge.n; i++) {
+    merge.copy->n_total += kd_cache_reader_n_rows (merge.readers[i]);
+    complete = complete && kd_cache_reader_complete (merge.readers[i]);
+  }
+  if (!check_output (&merge, error) || !each_part (&merge, check_part, error) || !kd_cache_copy_begin (merge.copy, error) ||
+      !each_part (&merge, copy_part, error) || !kd_cache_copy_finish (merge.copy, complete, error))
+    return FALSE;
+  *ret_result = merge.copy->result;
+  return TRUE;
+}
