@@ -8,7 +8,7 @@
 
 #define DEFAULT_BUDGET ((gsize) 64 << 20)
 /* Chunks that are begun before anyone has asked for them. */
-#define AHEAD 2
+#define AHEAD 8
 
 typedef enum { QUEUED,
   BUSY,
@@ -29,7 +29,8 @@ typedef struct {
   gboolean dropped; /* out of the table */
   gint error;       /* FAILED: errno of the read, 0: damaged */
   guint8 *data;
-  GList link; /* in the order of use, newest first */
+  gsize bytes; /* of data */
+  GList link;  /* in the order of use, newest first */
 } Chunk;
 
 static GMutex lock;
@@ -38,6 +39,12 @@ static GHashTable *table;
 static GQueue order = G_QUEUE_INIT;
 static gsize used_bytes;
 static GThreadPool *pool;
+/* Memory of dropped chunks, for the next ones of that size: a fresh piece costs as much in page faults as unpacking into it. */
+#define N_SPARE 16
+static struct {
+  guint8 *data;
+  gsize bytes;
+} spare[N_SPARE];
 
 static gsize
 budget (void)
@@ -65,6 +72,28 @@ key_equal (gconstpointer a, gconstpointer b)
   return ((const Key *) a)->column == ((const Key *) b)->column && ((const Key *) a)->nth == ((const Key *) b)->nth;
 }
 
+/* Locked; (transfer full). */
+static guint8 *
+get_buffer (gsize bytes)
+{
+  for (guint i = 0; i < N_SPARE; i++)
+    if (spare[i].data && spare[i].bytes == bytes)
+      return g_steal_pointer (&spare[i].data);
+  return g_malloc (bytes);
+}
+
+/* Locked; (transfer full) @data. */
+static void
+give_buffer (guint8 *data, gsize bytes)
+{
+  static guint next;
+
+  next = (next + 1) % N_SPARE;
+  g_free (spare[next].data);
+  spare[next].data = data;
+  spare[next].bytes = bytes;
+}
+
 /* Locked. */
 static void
 release (Chunk *chunk)
@@ -72,7 +101,8 @@ release (Chunk *chunk)
   if (--chunk->n_users > 0 || !chunk->dropped)
     return;
   kd_h5_map_unref (chunk->map);
-  g_free (chunk->data);
+  if (chunk->data)
+    give_buffer (chunk->data, chunk->bytes);
   g_free (chunk);
 }
 
@@ -98,10 +128,13 @@ unpack (Chunk *chunk)
   gsize n_stored = column->chunk_sizes[chunk->key.nth];
   g_autofree guint8 *copy = NULL;
   const guint8 *stored = chunk->map->bytes ? chunk->map->bytes + column->chunks[chunk->key.nth] : (copy = g_malloc (MAX (n_stored, 1)));
-  guint8 *data = g_malloc (column->pipeline.chunk_bytes);
+  guint8 *data;
   gboolean good = TRUE;
   gint error = 0;
 
+  g_mutex_lock (&lock);
+  data = get_buffer (column->pipeline.chunk_bytes);
+  g_mutex_unlock (&lock);
   if (copy && !kd_h5_map_copy (chunk->map, column->chunks[chunk->key.nth], copy, n_stored)) {
     good = FALSE;
     error = errno;
@@ -109,6 +142,7 @@ unpack (Chunk *chunk)
   good = good && kd_h5_pipeline_unpack (&column->pipeline, stored, n_stored, data);
   g_mutex_lock (&lock);
   chunk->data = data;
+  chunk->bytes = column->pipeline.chunk_bytes;
   chunk->error = error;
   chunk->state = good ? READY : FAILED;
   g_cond_broadcast (&changed);
@@ -316,6 +350,15 @@ take_some (KdH5Column *column, const gchar *path, KdH5Map *map, const gint64 *nt
   return good;
 }
 
+static gboolean
+is_run (const gint64 *rows, gint64 n)
+{
+  for (gint64 i = 1; i < n; i++)
+    if (rows[i] != rows[0] + i)
+      return FALSE;
+  return TRUE;
+}
+
 gboolean
 kd_h5_chunks_take (KdH5Column *column, const gchar *path, KdH5Map *map, const gint64 *rows, gint64 first, gint64 n, gpointer to, GError **error)
 {
@@ -325,6 +368,10 @@ kd_h5_chunks_take (KdH5Column *column, const gchar *path, KdH5Map *map, const gi
 
   if (n == 0)
     return TRUE;
+  if (rows && is_run (rows, n)) { /* copied by chunks, not by rows */
+    first = rows[0];
+    rows = NULL;
+  }
   list = chunks_of (column, rows, first, n);
   nth = (const gint64 *) list->data;
   for (guint i = 0; i < list->len; i += step)

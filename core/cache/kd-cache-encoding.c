@@ -186,3 +186,27 @@ kd_cache_decoded_layout (const KdCacheManifest *manifest)
   }
   return layout;
 }
+
+const KdCacheEncoding *
+kd_cache_reader_encoding (const KdCacheReader *reader, const gchar *field)
+{
+  return kd_cache_encoding_find (kd_cache_reader_manifest (reader)->encodings, field);
+}
+
+KdTensor *
+kd_cache_reader_take (KdCacheReader *reader, const gchar *field, gint64 n, const gint64 *rows, GError **error)
+{
+  const KdCacheEncoding *encoding = kd_cache_encoding_find (kd_cache_reader_manifest (reader)->encodings, field);
+  g_autoptr (KdTensor) stored = NULL, scale = NULL;
+
+  if (!encoding || !kd_cache_encoding_is_coded (encoding))
+    return kd_cache_reader_take_stored (reader, field, n, rows, error);
+  stored = kd_cache_reader_take_stored (reader, field, n, rows, error);
+  if (stored && kd_cache_encoding_levels (encoding)) {
+    g_autofree gchar *name = g_strconcat (field, KD_CACHE_SCALE, NULL);
+    scale = kd_cache_reader_take_stored (reader, name, n, rows, error);
+    if (!scale)
+      return NULL;
+  }
+  return stored ? kd_cache_decode (encoding, stored, scale, error) : NULL;
+}
