@@ -40,8 +40,9 @@ kd_print_fields (const KdDesc *desc, const gchar *kind)
       g_print ("%s%s", any ? "" : "\n", any ? "" : titles[optional]);
       g_print ("%s", any ? "" : "\n");
       any = TRUE;
-      kd_print_field (f, f->flags & KD_FIELD_GRAD ? "gets a gradient" : f->flags & KD_FIELD_LABEL ? "class numbers"
-                                                                                                  : "");
+      kd_print_field (f, f->flags & KD_FIELD_GRAD ? "gets a gradient" : f->flags & KD_FIELD_ONE_OF ? "one of these is needed"
+              : f->flags & KD_FIELD_LABEL                                                          ? "class numbers"
+                                                                                                   : "");
     }
   }
   if (g_strcmp0 (kind, "transform") == 0)

@@ -229,9 +229,27 @@ refuse_missing (const KdBinding *binding, const KdBoundField *field, const gchar
   return FALSE;
 }
 
+/* Of the fields of which one has to be there, the first when none is; else NULL. */
+static const KdBoundField *
+find_none_of (const KdBinding *binding, const KdLayout *layout)
+{
+  const KdBoundField *first = NULL;
+
+  for (guint i = binding->n_in; i-- > 0;) {
+    if (!(binding->in[i].flags & KD_FIELD_ONE_OF))
+      continue;
+    if (kd_layout_find (layout, binding->in[i].name))
+      return NULL;
+    first = &binding->in[i];
+  }
+  return first;
+}
+
 gboolean
 kd_binding_check_layout (const KdBinding *binding, const KdLayout *layout, KdSizes *ret_sizes, GError **error)
 {
+  const KdBoundField *none;
+
   sizes_init (ret_sizes, -1);
   for (guint i = 0; i < binding->n_in; i++) {
     const KdBoundField *field = &binding->in[i];
@@ -245,6 +263,11 @@ kd_binding_check_layout (const KdBinding *binding, const KdLayout *layout, KdSiz
     if (!check_dtype (binding, field, have->dtype, error) ||
         !match_axes (binding, field, have->rank, have->dims, ret_sizes, error))
       return FALSE;
+  }
+  none = find_none_of (binding, layout);
+  if (none) {
+    g_autofree gchar *names = kd_layout_names (layout);
+    return refuse_missing (binding, none, names, error);
   }
   return TRUE;
 }

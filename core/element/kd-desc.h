@@ -18,6 +18,7 @@ typedef enum {
   KD_FIELD_FRESH = 1 << 6,    /* the loss can write this input's gradient instead of adding to it: see KdLossResult.fresh */
   KD_FIELD_TABLE = 1 << 7,    /* has no samples' axis: one table for the whole batch ("C D") */
   KD_FIELD_PADDED = 1 << 8,   /* ids of which -1 is padding: a row of nothing else is not counted */
+  KD_FIELD_ONE_OF = 1 << 9,   /* optional, but one of the fields that have this flag has to be there */
 } KdFieldFlags;
 
 /**

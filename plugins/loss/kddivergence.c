@@ -174,10 +174,10 @@ enum { STUDENT,
   LABEL };
 static const KdFieldSpec kd_divergence_fields[] = {
   [STUDENT] = { "student.logits", KD_FLOAT32, "* V", KD_FIELD_GRAD | KD_FIELD_FRESH },
-  [TEACHER] = { "teacher.logits", KD_FLOAT32 | KD_FLOAT16 | KD_BFLOAT16, "* V", KD_FIELD_OPTIONAL },
-  [TOPK_IDS] = { "teacher.topk.ids", KD_INT64 | KD_INT32, "* K", KD_FIELD_OPTIONAL | KD_FIELD_PADDED },
+  [TEACHER] = { "teacher.logits", KD_FLOAT32 | KD_FLOAT16 | KD_BFLOAT16, "* V", KD_FIELD_OPTIONAL | KD_FIELD_ONE_OF },
+  [TOPK_IDS] = { "teacher.topk.ids", KD_INT64 | KD_INT32, "* K", KD_FIELD_OPTIONAL | KD_FIELD_ONE_OF | KD_FIELD_PADDED },
   [TOPK_LOGPROBS] = { "teacher.topk.logprobs", KD_FLOAT32, "* K", KD_FIELD_OPTIONAL | KD_FIELD_FINITE },
-  [SAMPLED_IDS] = { "teacher.sampled.ids", KD_INT64 | KD_INT32, "* S", KD_FIELD_OPTIONAL | KD_FIELD_PADDED },
+  [SAMPLED_IDS] = { "teacher.sampled.ids", KD_INT64 | KD_INT32, "* S", KD_FIELD_OPTIONAL | KD_FIELD_ONE_OF | KD_FIELD_PADDED },
   [SAMPLED_WEIGHTS] = { "teacher.sampled.weights", KD_FLOAT32, "* S", KD_FIELD_OPTIONAL | KD_FIELD_FINITE },
   [TEMPERATURE] = { "token.temperature", KD_FLOAT32, "N ...", KD_FIELD_OPTIONAL },
   [LABEL] = { "label", KD_ANY_INT, "N ...", KD_FIELD_OPTIONAL | KD_FIELD_LABEL },

@@ -1,5 +1,6 @@
 /* kddivergence with a teacher of which only some ids are known, and temperatures a token. */
 #include "kd-leaf.h"
+#include <gst/check/gstharness.h>
 
 #define LN2 0.69314718055994531
 
@@ -323,6 +324,33 @@ GST_START_TEST (test_forms)
 }
 GST_END_TEST
 
+/* A graph without any teacher is refused before the first batch; each form is enough. */
+GST_START_TEST (test_no_teacher)
+{
+  static const gchar *const layouts[] = { "student.logits=float32:3", "student.logits=float32:3 teacher.topk.ids=int32:2 teacher.topk.logprobs=float32:2", "student.logits=float32:3 teacher.logits=float16:3" };
+
+  for (guint i = 0; i < G_N_ELEMENTS (layouts); i++) {
+    g_autofree gchar *caps = g_strdup_printf ("application/x-kd-batch, layout=(string)\"%s\"", layouts[i]);
+    GstElement *element = gst_element_factory_make ("kddivergence", NULL);
+    GstHarness *h = gst_harness_new_with_element (element, "sink", "src");
+    g_autoptr (GstBus) bus = gst_bus_new ();
+    g_autoptr (GstMessage) message = NULL;
+    gst_element_set_bus (element, bus);
+    gst_harness_set_src_caps_str (h, caps);
+    message = gst_bus_pop_filtered (bus, GST_MESSAGE_ERROR);
+    ck_assert_msg ((message != NULL) == (i == 0), "layout %u", i);
+    if (message) {
+      g_autoptr (GError) error = NULL;
+      gst_message_parse_error (message, &error, NULL);
+      ck_assert_msg (strstr (error->message, "field=teacher.logits"), "%s", error->message);
+    }
+    gst_element_set_bus (element, NULL);
+    gst_harness_teardown (h);
+    gst_object_unref (element);
+  }
+}
+GST_END_TEST
+
 static Suite *
 kddivergence_sparse_suite (void)
 {
@@ -342,6 +370,7 @@ kddivergence_sparse_suite (void)
   tcase_add_test (t, test_infinite_and_extreme);
   tcase_add_test (t, test_bad_rows);
   tcase_add_test (t, test_forms);
+  tcase_add_test (t, test_no_teacher);
   return s;
 }
 
