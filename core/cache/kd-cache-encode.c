@@ -213,7 +213,7 @@ kd_cache_encode (KdCacheEncoding *encoding, const gchar *path, KdTensor *rows, K
   *ret_scale = NULL;
   if (kd_cache_encoding_levels (encoding))
     return encode_logprobs (encoding, path, rows, ret_scale, error);
-  if (kd_cache_encoding_is_coded (encoding))
+  if (kd_cache_encoding_is_index (encoding))
     return encode_index (encoding, path, rows, error);
   return encode_float (encoding, path, rows, error);
 }
@@ -250,6 +250,34 @@ decode_packed (const KdCacheEncoding *encoding, const KdTensor *stored, GError *
   return rows;
 }
 
+/* Rounded log-probabilities of nearly all there is can sum to a little more than 1, which no loss takes: such a row is scaled to 1. Masked rows
+ * are k zeros. */
+static KdTensor *
+cap_mass (const KdCacheEncoding *encoding, KdTensor *rows)
+{
+  gint64 width = width_of (rows), n = width ? (gint64) kd_tensor_n_elements (rows) / width : 0;
+
+  for (gint64 i = 0; i < n && g_str_has_suffix (encoding->field, ".topk.logprobs"); i++) {
+    gfloat *row = (gfloat *) rows->data + i * width;
+    gdouble mass = 0;
+    for (gint64 k = 0; k < width; k++)
+      mass += expf (row[k]);
+    if (!(mass > 1 && mass < 1.5))
+      continue;
+    for (gint64 k = 0; k < width; k++)
+      row[k] -= (gfloat) log (mass);
+  }
+  return rows;
+}
+
+static KdTensor *
+widen (const KdCacheEncoding *encoding, KdTensor *stored, GError **error)
+{
+  KdTensor *rows = kd_tensor_cast (stored, KD_FLOAT32, error);
+
+  return rows ? cap_mass (encoding, rows) : NULL;
+}
+
 KdTensor *
 kd_cache_decode (const KdCacheEncoding *encoding, KdTensor *stored, const KdTensor *scale, GError **error)
 {
@@ -257,11 +285,11 @@ kd_cache_decode (const KdCacheEncoding *encoding, KdTensor *stored, const KdTens
   KdTensor *rows;
 
   if (kd_cache_encoding_levels (encoding))
-    return decode_logprobs (encoding, stored, scale);
+    return cap_mass (encoding, decode_logprobs (encoding, stored, scale));
   if (encoding->size)
     return decode_packed (encoding, stored, error);
-  if (!kd_cache_encoding_is_coded (encoding))
-    return kd_tensor_ref (stored);
+  if (!kd_cache_encoding_is_index (encoding))
+    return kd_cache_encoding_is_coded (encoding) ? widen (encoding, stored, error) : kd_tensor_ref (stored);
   rows = kd_tensor_new (KD_INT64, stored->rank, stored->dims);
   for (gsize i = 0; i < n; i++) {
     guint16 small = stored->dtype == KD_UINT16 ? ((const guint16 *) stored->data)[i] : 0;

@@ -115,10 +115,24 @@ index_dtype (const KdCacheEncoding *encoding)
                                                                                                       : 0;
 }
 
+/* Losses read a teacher's logits and features in half precision as they are; what sparse teachers consist of they read as float32 only. */
+static gboolean
+is_widened (const KdCacheEncoding *encoding)
+{
+  return (g_str_equal (encoding->name, "float16") || g_str_equal (encoding->name, "bfloat16")) &&
+      (g_str_has_suffix (encoding->field, ".logprobs") || g_str_has_suffix (encoding->field, ".weights") || g_str_has_suffix (encoding->field, ".lse"));
+}
+
+gboolean
+kd_cache_encoding_is_index (const KdCacheEncoding *encoding)
+{
+  return index_dtype (encoding) != 0;
+}
+
 gboolean
 kd_cache_encoding_is_coded (const KdCacheEncoding *encoding)
 {
-  return kd_cache_encoding_levels (encoding) || index_dtype (encoding) || g_str_equal (encoding->name, PACKED);
+  return kd_cache_encoding_levels (encoding) || index_dtype (encoding) || g_str_equal (encoding->name, PACKED) || is_widened (encoding);
 }
 
 static gchar *
@@ -158,7 +172,7 @@ kd_cache_encodings_check (const GPtrArray *encodings, const KdLayout *layout)
         (field->dtype != KD_UINT8 || field->rank < 2 || encoding->size < 1 || encoding->universe < 2 || encoding->size > (1 << 24) || encoding->universe > ((gint64) 1 << 40) ||
             kd_packed_bytes (encoding->size, encoding->universe) != (gsize) field->dims[field->rank - 1]))
       return wrong (encoding, "size and universe do not make rows of that many bytes");
-    if (!kd_cache_encoding_is_coded (encoding) && !g_str_equal (encoding->name, kd_dtype_name (field->dtype)))
+    if ((!kd_cache_encoding_is_coded (encoding) || is_widened (encoding)) && !g_str_equal (encoding->name, kd_dtype_name (field->dtype)))
       return wrong (encoding, "the field is stored in another type");
   }
   return NULL;
@@ -182,7 +196,7 @@ kd_cache_decoded_layout (const KdCacheManifest *manifest)
       dims[field->rank - 1] = encoding->size;
     if (kd_cache_encoding_levels (encoding))
       kd_layout_remove (layout, scale);
-    kd_layout_set (layout, encoding->field, kd_cache_encoding_levels (encoding) ? KD_FLOAT32 : KD_INT64, field->rank, dims);
+    kd_layout_set (layout, encoding->field, kd_cache_encoding_levels (encoding) || is_widened (encoding) ? KD_FLOAT32 : KD_INT64, field->rank, dims);
   }
   return layout;
 }

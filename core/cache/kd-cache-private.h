@@ -75,7 +75,8 @@ gboolean kd_cache_encodings_equal (const GPtrArray *a, const GPtrArray *b);
 void kd_cache_encodings_add (GPtrArray *to, const GPtrArray *more);
 /* kd_cache_encoding_levels: of log-probabilities, 0 of others. */
 gint kd_cache_encoding_levels (const KdCacheEncoding *encoding);
-/* kd_cache_encoding_is_coded: whether what is stored has to be decoded; half types are read as they are. */
+gboolean kd_cache_encoding_is_index (const KdCacheEncoding *encoding);
+/* kd_cache_encoding_is_coded: whether what is stored has to be decoded; half types are read as they are, but in sparse teachers. */
 gboolean kd_cache_encoding_is_coded (const KdCacheEncoding *encoding);
 /* kd_cache_encodings_check: (transfer full) what does not fit the stored @layout, or NULL. */
 gchar *kd_cache_encodings_check (const GPtrArray *encodings, const KdLayout *layout);

@@ -31,7 +31,7 @@ KD_API KdCacheWriter *kd_cache_writer_open (const gchar *path, gboolean resume, 
  * kd_cache_writer_set_encoding: how @field is stored; before the first rows. In a cache that is gone on with it has to be what it was.
  * @encoding: one of kd_cache_encoding_names():
  *   keep       as it comes (what fields without an encoding are)
- *   float32, float16, bfloat16  rounded to nearest; read back as they are stored
+ *   float32, float16, bfloat16  rounded to nearest; read back as they are stored, *.logprobs, *.weights and *.lse as float32
  *   logprob8   of float rows: log-probabilities in a byte each, with two float16 numbers a row (254 levels; kd-quantize.h has the law and its
  *              bound). Of a field *.logits softmax's normaliser is taken away first; others are taken to be log-probabilities. Read back as float32
  *   logprob5   the same with 30 levels: bytes that pack into five bits

@@ -11,7 +11,8 @@
  *  - adds cache.hit: bool [N] with on-miss=pass; rows that are not there are NaN, or 0 in fields without NaN
  *  - with teacher=b: teacher.b.logits ... and cache.b.hit, so that caches of several teachers can follow one another
  *
- * Encoded fields come out decoded: log-probabilities as float32, ids as int64, float16 and bfloat16 as they are stored.
+ * Encoded fields come out decoded: log-probabilities as float32, ids as int64, logits and features in
+ * float16 and bfloat16 as they are stored, which losses read; what sparse teachers consist of as float32.
  * With on-miss=pass a `kdteacher only-missing=true` behind it computes what is not there.
  * ## Errors
  * A field that is there already; a row that is not in the cache (names the first sample.id and sample.view); a cache of another data set or preprocessing; a damaged part.

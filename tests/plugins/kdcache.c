@@ -60,6 +60,57 @@ GST_START_TEST (test_drops_missing)
 }
 GST_END_TEST;
 
+static KdTensor *
+gradient_of (const gchar *graph)
+{
+  g_autoptr (KdH5Reader) reader = NULL;
+  KdTensor *gradient;
+  GError *error = NULL;
+
+  run_well (graph);
+  reader = kd_h5_reader_open (out, NULL, &error);
+  kd_assert_no_error (error);
+  gradient = kd_h5_reader_read_all (reader, "grad.student.logits", &error);
+  kd_assert_no_error (error);
+  return gradient;
+}
+
+/* What a cut-down cache holds goes into the loss as it is: with every id kept, the gradient is that of the whole logits but for the
+ * encoding's error. */
+GST_START_TEST (test_sparse_into_loss)
+{
+  gint64 n = 100, dims[] = { n, 2 };
+  KdTensor *tensors[] = { kd_tensor_new (KD_INT64, 1, &n), kd_tensor_new (KD_FLOAT32, 2, dims), kd_tensor_new (KD_FLOAT32, 2, dims) };
+  const gchar *names[] = { "sample.id", "teacher.logits", "student.logits" };
+  static const gchar *const encodings[] = { "topk", "topk,teacher.topk.logprobs=logprob8", "topk,teacher.topk.logprobs=bfloat16", "sampled" };
+  g_autoptr (KdTensor) whole = NULL;
+
+  for (gint64 i = 0; i < n; i++)
+    ((gint64 *) tensors[0]->data)[i] = i;
+  for (gint64 i = 0; i < 2 * n; i++) {
+    ((gfloat *) tensors[1]->data)[i] = (gfloat) sin ((gdouble) i);
+    ((gfloat *) tensors[2]->data)[i] = (gfloat) cos ((gdouble) i);
+  }
+  kd_test_write (data, 3, names, tensors);
+  for (guint i = 0; i < 3; i++)
+    kd_tensor_unref (tensors[i]);
+  whole = gradient_of ("kdh5src location=DATA batch-size=100 ! kddivergence ! kdh5sink location=OUT");
+  for (guint i = 0; i < G_N_ELEMENTS (encodings); i++) {
+    g_autofree gchar *capture = g_strdup_printf ("kdh5src location=DATA fields=teacher.logits ! kdcachesink location=CACHE encoding=\"%s\" k=%d", encodings[i], i == 3 ? 4000 : 2);
+    g_autoptr (KdTensor) got = NULL;
+    run_well (capture);
+    got = gradient_of ("kdh5src location=DATA fields=student.logits batch-size=100 ! kdcache location=CACHE ! kddivergence ! kdh5sink location=OUT");
+    for (gsize k = 0; k < 200; k++) /* each of 100 rows weighs 1/100 */
+      kd_assert_close (100 * kd_tensor_get_double (got, k), 100 * kd_tensor_get_double (whole, k), i == 0 ? 1e-3 : i == 3 ? 5e-2 : 5e-3);
+    {
+      g_autofree gchar *parts = g_strconcat (cache, ".parts", NULL);
+      kd_test_remove (parts);
+      remove (cache);
+    }
+  }
+}
+GST_END_TEST;
+
 /* Several teachers: each cache under its name, from the same file of rows. */
 GST_START_TEST (test_several_teachers)
 {
@@ -145,6 +196,7 @@ kdcache_suite (void)
   tcase_add_test (t, test_missing_is_an_error);
   tcase_add_test (t, test_drops_missing);
   tcase_add_test (t, test_passes_missing);
+  tcase_add_test (t, test_sparse_into_loss);
   tcase_add_test (t, test_several_teachers);
   tcase_add_test (t, test_teacher_refuses);
   tcase_add_test (t, test_stale);

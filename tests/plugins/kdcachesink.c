@@ -88,7 +88,7 @@ GST_START_TEST (test_topk)
   run_well ("kdh5src location=DATA batch-size=7 ! kdcachesink location=CACHE encoding=topk k=1");
   reader = open_cache ();
   layout = kd_layout_to_string (kd_cache_reader_layout (reader));
-  ck_assert_str_eq (layout, "teacher.topk.ids=int64:1 teacher.topk.logprobs=float16:1 teacher.topk.lse=float32");
+  ck_assert_str_eq (layout, "teacher.topk.ids=int64:1 teacher.topk.logprobs=float32:1 teacher.topk.lse=float32");
   ids = encoding_of ("teacher.topk.ids");
   logprobs = encoding_of ("teacher.topk.logprobs");
   lse = encoding_of ("teacher.topk.lse");
@@ -135,7 +135,7 @@ GST_START_TEST (test_sampled)
   run_well ("kdh5src location=DATA ! kdcachesink location=CACHE encoding=sampled k=8 seed=3");
   reader = open_cache ();
   layout = kd_layout_to_string (kd_cache_reader_layout (reader));
-  ck_assert_str_eq (layout, "teacher.sampled.ids=int64:8 teacher.sampled.weights=float16:8");
+  ck_assert_str_eq (layout, "teacher.sampled.ids=int64:8 teacher.sampled.weights=float32:8");
   weights = kd_cache_reader_take (reader, "teacher.sampled.weights", 1, &row, NULL);
   kd_assert_close (kd_tensor_get_double (weights, 0) + kd_tensor_get_double (weights, 1), 1, 1e-3);
 }
