@@ -12,7 +12,7 @@ struct _KdProgress {
   gint64 started_us, logged_us;
   guint64 samples, total, step, rows;
   guint epoch;
-  gdouble loss, rate, bytes_rate;
+  gdouble loss, rate, bytes_rate, disk_wait;
   gboolean has_epoch;
   gchar *metrics;    /* the last epoch's, short */
   GPtrArray *finals; /* lines: the last metrics of each element */
@@ -130,6 +130,7 @@ kd_progress_message (KdProgress *progress, const gchar *element, const GstStruct
   kd_structure_number (structure, "loss", &progress->loss);
   kd_structure_number (structure, "samples-per-second", &progress->rate);
   kd_structure_number (structure, "bytes-per-second", &progress->bytes_rate);
+  kd_structure_number (structure, "disk-wait", &progress->disk_wait);
 }
 
 /* Three digits and a letter: what changes from one moment to the next needs no more. */
@@ -177,6 +178,8 @@ kd_progress_line (KdProgress *progress)
   kd_progress_append_rate (line, (gdouble) progress->rows, "rows written");
   kd_progress_append_rate (line, progress->bytes_rate, "B/s");
   kd_progress_append_rate (line, progress->rate, "samples/s");
+  if (progress->disk_wait >= 0.1)
+    g_string_append_printf (line, "  %.0f %% waiting for the disk", 100 * progress->disk_wait);
   if (progress->rate > 0 && progress->total > done) {
     g_autofree gchar *left = kd_tool_duration ((gdouble) (progress->total - done) / progress->rate);
 

@@ -180,6 +180,12 @@ add_rows (KdCacheWriter *writer, gint64 n, const gint64 *ids, const gint64 *view
   }
 }
 
+gdouble
+kd_cache_writer_waited (KdCacheWriter *writer)
+{
+  return (gdouble) writer->waited_us / G_USEC_PER_SEC;
+}
+
 gint64
 kd_cache_writer_row_bytes (KdCacheWriter *writer)
 {

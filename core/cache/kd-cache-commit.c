@@ -55,7 +55,9 @@ kd_cache_writer_land (KdCacheWriter *writer, GError **error)
   KdCacheFlight *flight = writer->flight;
 
   if (flight) {
+    gint64 started = g_get_monotonic_time ();
     g_thread_join (g_steal_pointer (&writer->thread));
+    writer->waited_us += g_get_monotonic_time () - started;
     writer->flight = NULL;
     writer->spare = flight->columns;
     writer->n_flying = 0;

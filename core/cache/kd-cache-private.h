@@ -160,6 +160,7 @@ struct _KdCacheWriter {
   gint64 n_committed, n_flying;
   KdCacheFlight *flight; /* the part that a thread writes now; the manifest is its own as long as it does */
   GThread *thread;
+  gint64 waited_us;          /* of the caller, for the disk */
   GError *broken;            /* a part failed: nothing more is taken */
   gint64 last_id, last_view; /* of the pending rows, while they ascend */
   GHashTable *pending;       /* of keys, once they do not */

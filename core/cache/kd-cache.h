@@ -45,6 +45,8 @@ KD_API const gchar *const *kd_cache_encoding_names (void);
 KD_API gboolean kd_cache_writer_has (KdCacheWriter *writer, gint64 id, gint64 view);
 /** kd_cache_writer_n_committed: rows that outlive any crash from now on; the part that a thread writes counts once it is done. */
 KD_API gint64 kd_cache_writer_n_committed (KdCacheWriter *writer);
+/** kd_cache_writer_waited: seconds for which calls had to wait for the disk: a part is full before the one before it is down. */
+KD_API gdouble kd_cache_writer_waited (KdCacheWriter *writer);
 /** kd_cache_writer_row_bytes: of one row as it is stored, with its key; 0 before the first rows. */
 KD_API gint64 kd_cache_writer_row_bytes (KdCacheWriter *writer);
 /** kd_cache_writer_expect: how many rows will come, to refuse at once when the disk cannot hold them. */

@@ -14,7 +14,9 @@
  * and kdlogitsample do: ids are stored as small as they can be, log-probabilities and weights as float16 unless told. What each encoding
  * costs is measured and stored; `kd cache info` shows it. core/cache/README.md has the numbers.
  * ## Messages
- * Element message kd-progress (samples, total, committed, samples-per-second, bytes-per-second), twice a second.
+ * Element message kd-progress (samples, total, committed, samples-per-second, bytes-per-second, disk-wait: the share of
+ * the time that the stream stood because the disk was behind), twice a second. Two parts are in memory at the most: the one that fills and the one
+ * that a thread writes; a stream that is faster waits.
  * ## Errors
  * No teacher field; an encoding that is none or is for no field; a number that float16 does not hold; a cache that is there already; a cache of another teacher, data set or preprocessing; a disk that cannot hold the rows.
  * ## Source
@@ -80,6 +82,7 @@ typedef struct {
   gboolean inside_epoch; /* a batch came since the last end of an epoch */
   gboolean failed;       /* said already why */
   gint64 n_seen, n_reported, started_us, reported_us;
+  gdouble waited; /* for the disk, until the last report */
 } KdCacheSink;
 
 typedef struct {
@@ -196,19 +199,21 @@ report (KdCacheSink *self, gboolean last)
 {
   gint64 now = g_get_monotonic_time ();
   gdouble seconds = (gdouble) (now - self->reported_us) / G_USEC_PER_SEC;
-  gdouble rate = (gdouble) (self->n_seen - self->n_reported) / MAX (seconds, 1e-6);
+  gdouble rate = (gdouble) (self->n_seen - self->n_reported) / MAX (seconds, 1e-6), waiting;
 
   if (!last && now - self->reported_us < REPORT_US)
     return;
   if (last)
     rate = (gdouble) self->n_seen / MAX ((gdouble) (now - self->started_us) / G_USEC_PER_SEC, 1e-6);
+  waiting = CLAMP ((kd_cache_writer_waited (self->writer) - (last ? 0 : self->waited)) / (last ? MAX ((gdouble) (now - self->started_us) / G_USEC_PER_SEC, 1e-6) : MAX (seconds, 1e-6)), 0, 1);
+  self->waited = kd_cache_writer_waited (self->writer);
   self->reported_us = now;
   self->n_reported = self->n_seen;
   gst_element_post_message (GST_ELEMENT (self),
       gst_message_new_element (GST_OBJECT (self),
           gst_structure_new ("kd-progress", "samples", G_TYPE_INT64, self->n_seen, "total", G_TYPE_INT64, self->total, "committed", G_TYPE_INT64,
               kd_cache_writer_n_committed (self->writer), "samples-per-second", G_TYPE_DOUBLE, rate, "bytes-per-second", G_TYPE_DOUBLE,
-              rate * (gdouble) kd_cache_writer_row_bytes (self->writer), NULL)));
+              rate * (gdouble) kd_cache_writer_row_bytes (self->writer), "disk-wait", G_TYPE_DOUBLE, waiting, NULL)));
 }
 
 static gboolean
@@ -317,6 +322,7 @@ kd_cache_sink_stop (KdSink *sink)
   kd_cache_identity_clear (&self->identity);
   self->has_identity = self->inside_epoch = self->failed = FALSE;
   self->total = self->n_epochs = self->epochs_done = self->n_seen = self->n_reported = 0;
+  self->waited = 0;
 }
 
 static void

@@ -192,6 +192,32 @@ GST_START_TEST (test_stopped)
 }
 GST_END_TEST;
 
+/* The last report of a capture: all rows committed, their size as stored, and a share of waiting that is a share. */
+GST_START_TEST (test_progress)
+{
+  g_autofree gchar *graph = g_strdup_printf ("kdh5src location=%s ! kdcachesink location=%s encoding=float16 part-bytes=300", data, cache);
+  GstElement *pipeline = gst_parse_launch (graph, NULL);
+  g_autoptr (GstBus) bus = gst_element_get_bus (pipeline);
+  gint64 committed = 0;
+  gdouble wait = -1, rate = 0, bytes = 0;
+
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  for (gboolean done = FALSE; !done;) {
+    g_autoptr (GstMessage) message = gst_bus_timed_pop_filtered (bus, 100 * GST_SECOND, GST_MESSAGE_EOS | GST_MESSAGE_ERROR | GST_MESSAGE_ELEMENT);
+    ck_assert (message && GST_MESSAGE_TYPE (message) != GST_MESSAGE_ERROR);
+    done = GST_MESSAGE_TYPE (message) == GST_MESSAGE_EOS;
+    if (gst_message_has_name (message, "kd-progress"))
+      gst_structure_get (gst_message_get_structure (message), "committed", G_TYPE_INT64, &committed, "disk-wait", G_TYPE_DOUBLE, &wait, "samples-per-second", G_TYPE_DOUBLE, &rate,
+          "bytes-per-second", G_TYPE_DOUBLE, &bytes, NULL);
+  }
+  gst_element_set_state (pipeline, GST_STATE_NULL);
+  gst_object_unref (pipeline);
+  ck_assert_int_eq (committed, 100);
+  ck_assert (wait > 0 && wait <= 1); /* the last part is always waited for */
+  kd_assert_close (bytes / rate, 2 * 2 + 16, 1e-9);
+}
+GST_END_TEST;
+
 GST_START_TEST (test_refuses)
 {
   run_badly ("kdh5src location=DATA ! kdcachesink", "property=location");
@@ -222,6 +248,7 @@ kdcachesink_suite (void)
   tcase_add_test (t, test_encoding_refuses);
   tcase_add_test (t, test_resume);
   tcase_add_test (t, test_stopped);
+  tcase_add_test (t, test_progress);
   tcase_add_test (t, test_refuses);
   suite_add_tcase (s, t);
   return s;
