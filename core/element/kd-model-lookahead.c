@@ -170,9 +170,16 @@ look (Pass *pass, KdLookahead *ahead, GError **error)
 static gboolean
 check_alone (KdElement *self, KdModelState *state, const KdModelOptions *options, const KdBatch *batch, GError **error)
 {
-  if (!options->trainable || !kd_batch_get_note (batch, self)) {
-    g_set_error (error, KD_ERROR, KD_ERROR_VALUE, "Cannot look ahead: model=%s, reason=%s", GST_OBJECT_NAME (self),
-        options->trainable ? "the batch is not as the model made it; put selectors before the model" : "it does not learn (trainable=false)");
+  const gchar *reason = NULL;
+
+  if (!options->trainable)
+    reason = "it does not learn (trainable=false)";
+  else if (kd_param_set_n_trainable (kd_model_params (state->model)) == 0)
+    reason = "it has no parameters";
+  else if (!kd_batch_get_note (batch, self))
+    reason = "the batch is not as the model made it; put selectors before the model";
+  if (reason) {
+    g_set_error (error, KD_ERROR, KD_ERROR_VALUE, "Cannot look ahead: model=%s, reason=%s", GST_OBJECT_NAME (self), reason);
     return FALSE;
   }
   if (g_atomic_pointer_get (&state->thread) != g_thread_self () || g_atomic_int_get (&state->elsewhere) || g_atomic_int_get (&state->in_flight) > 1) {

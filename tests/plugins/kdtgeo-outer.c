@@ -359,6 +359,7 @@ GST_START_TEST (test_refusals)
   refuses (SOURCE "! kdstudent arch=\"mlp dims=3,4,3\" trainable=false " GEO "! kdtrain", "it does not learn (trainable=false)");
   refuses (SOURCE "! kdstudent arch=\"mlp dims=3,4,3\" features=layer1 ! kdmodule kind=linear in=student.features.layer1 out=student.logits config=\"out=3\" " GEO "! kdtrain",
       "student.logits must come from one model");
+  refuses (SOURCE STUDENT "! kdconfidence mode=drop threshold=0.8 " GEO "! kdtrain", "the batch is not as the model made it");
   refuses (SOURCE STUDENT "! kdtgeo name=geo class-mean=batch validation=%F/wrong.h5 ! kdtrain", "Label out of range: held-out row=0, label=10, classes=3");
   refuses (SOURCE STUDENT GEO "validation-first=5 ! kdtrain", "No such rows: element=kdtgeo");
   refuses (SOURCE STUDENT GEO "validation-first=3 validation-count=3 ! kdtrain", "validation-count=3, rows=5");
