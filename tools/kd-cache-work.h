@@ -24,5 +24,7 @@ int kd_cache_diff_command (int argc, char **argv);
 int kd_cache_export_command (int argc, char **argv);
 int kd_cache_stats_command (int argc, char **argv);
 int kd_cache_verify_command (int argc, char **argv);
+/** kd_cache_audit: @sample rows of @data once more through @teacher ("": the cache's own). Returns the exit code. */
+int kd_cache_audit (const gchar *path, const gchar *teacher, const gchar *data, gint sample, guint seed, gboolean quiet);
 
 G_END_DECLS

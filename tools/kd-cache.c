@@ -1,15 +1,8 @@
-/* kd cache: look at, check, plan and pack teacher caches. */
+/* kd cache: its commands; info and pack. The others are in kd-cache-NAME.c, merge, prune and repair in kd-cache-merge.c. */
 #include "kd-cache-work.h"
 
 #include <kd/kd.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-/* What a strange file may take in the sandbox. */
-#define SANDBOX_BYTES ((rlim_t) 4 << 30)
-#define SANDBOX_SECONDS 3600
 
 /* One line on a terminal, rewritten twice a second at most. */
 typedef struct {
@@ -112,68 +105,6 @@ info (int argc, char **argv)
   return KD_EXIT_DONE;
 }
 
-static void
-limit_child (gpointer data)
-{
-  const struct rlimit memory = { SANDBOX_BYTES, SANDBOX_BYTES }, seconds = { SANDBOX_SECONDS, SANDBOX_SECONDS }, none = { 0, 0 };
-
-  setrlimit (RLIMIT_AS, &memory);
-  setrlimit (RLIMIT_CPU, &seconds);
-  setrlimit (RLIMIT_CORE, &none);
-}
-
-/* The same check in a process that may crash: HDF5 has known faults with malformed files. */
-static int
-verify_in_child (const gchar *path)
-{
-  g_autofree gchar *self = kd_tool_self ();
-  const gchar *args[] = { self, "cache", "verify", "--", path, NULL };
-  g_autoptr (GError) error = NULL;
-  gint status = 0;
-
-  if (!g_spawn_sync (NULL, (gchar **) args, NULL, G_SPAWN_CHILD_INHERITS_STDIN, limit_child, NULL, NULL, NULL, &status, &error))
-    return kd_tool_fail ("%s", error->message);
-  if (WIFEXITED (status))
-    return WEXITSTATUS (status);
-  return kd_tool_fail ("Cache made the reader crash: path=\"%s\", signal=%d; do not open it", path, WTERMSIG (status));
-}
-
-static int
-verify (int argc, char **argv)
-{
-  gboolean sandbox = FALSE, quiet = FALSE, good;
-  const GOptionEntry options[] = {
-    { "sandbox", 's', 0, G_OPTION_ARG_NONE, &sandbox, "Check in a child process with limited memory and time: for files of others", NULL },
-    { "quiet", 'q', 0, G_OPTION_ARG_NONE, &quiet, "Print only what is wrong", NULL },
-    { NULL },
-  };
-  g_autofree gchar *report = NULL;
-  g_autoptr (GError) error = NULL;
-  Progress progress;
-
-  if (!kd_tool_options (&argc, &argv, options, "CACHE", "Check every part of a teacher cache: presence, size, keys and all checksums.",
-          "Exit code: 0 good, 1 damaged, 2 wrong usage."))
-    return KD_EXIT_USAGE;
-  if (argc > 1 && g_str_equal (argv[1], "--")) {
-    argv++;
-    argc--;
-  }
-  if (argc != 2)
-    return kd_tool_usage ("wanted one cache, got %d", argc - 1);
-  if (sandbox)
-    return verify_in_child (argv[1]);
-  progress = begin_progress ();
-  good = kd_cache_verify (argv[1], show_progress, &progress, &report, &error);
-  end_progress (&progress);
-  if (report && !quiet)
-    g_print ("%s", report);
-  if (!good)
-    return kd_tool_fail ("%s", error->message);
-  if (!quiet)
-    g_print ("good\n");
-  return KD_EXIT_DONE;
-}
-
 static int
 pack (int argc, char **argv)
 {
@@ -219,7 +150,7 @@ static const struct {
   const gchar *what;
 } commands[] = {
   { "info", info, "show what a cache holds and what it was made from" },
-  { "verify", verify, "check every part, key and checksum" },
+  { "verify", kd_cache_verify_command, "check every part, key and checksum, or rows against the teacher" },
   { "estimate", kd_cache_estimate, "say how large a cache will be and how long it takes, before the capture" },
   { "pack", pack, "make one self-contained file, optionally compressed" },
   { "merge", kd_cache_merge_command, "make one cache of several shards" },
@@ -227,6 +158,7 @@ static const struct {
   { "prune", kd_cache_prune_command, "keep some rows or fields in a new cache" },
   { "diff", kd_cache_diff_command, "compare two caches row by row" },
   { "export", kd_cache_export_command, "write it as .npz or .safetensors" },
+  { "stats", kd_cache_stats_command, "write a page about one teacher or several" },
 };
 
 static void

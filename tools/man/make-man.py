@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 
-BELOW = {"data": ["import", "info", "head", "convert", "get"], "cache": ["info", "verify", "estimate", "pack", "merge", "repair", "prune", "diff", "export"]}
+BELOW = {"data": ["import", "info", "head", "convert", "get"], "cache": ["info", "verify", "estimate", "pack", "merge", "repair", "prune", "diff", "export", "stats"]}
 OPTION = re.compile(r"^ +(-\S.*?)(?: {2,}(.*))?$")
 
 

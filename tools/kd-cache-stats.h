@@ -1,0 +1,37 @@
+/* kd cache stats: what it counts (kd-cache-stats.c) and how that looks (kd-cache-page.c). */
+#pragma once
+#include "kd-cache-work.h"
+
+G_BEGIN_DECLS
+
+#define KD_STATS_BINS 40
+#define KD_STATS_CALIBRATION_BINS 15
+
+/** KdStatsTeacher: one cache. @confidence, @entropy: rows a bin, over [0, 1] and [0, ln classes]; @bin_*: rows, summed confidence and right answers. */
+typedef struct {
+  gchar *path, *identity, *encoding, *field;
+  KdCacheReader *reader;
+  gint64 n_rows, n_counted, n_classes;
+  gdouble confidence[KD_STATS_BINS], entropy[KD_STATS_BINS];
+  gdouble confidence_sum, entropy_sum;
+  gint64 n_labels, n_right, n_nll; /* n_nll: of them those whose label is among the classes kept */
+  gdouble nll_sum;
+  gdouble bin_rows[KD_STATS_CALIBRATION_BINS], bin_confidence[KD_STATS_CALIBRATION_BINS], bin_right[KD_STATS_CALIBRATION_BINS];
+  GHashTable *views; /* view -> rows */
+} KdStatsTeacher;
+
+/** KdStats: @agree [n][n]: how often two teachers have the same first choice; @common: over how many rows. */
+typedef struct {
+  KdStatsTeacher *teachers;
+  guint n;
+  gdouble *agree;
+  gint64 *common;
+  gboolean has_labels;
+} KdStats;
+
+/** kd_stats_page: (transfer full) the page. */
+gchar *kd_stats_page (const KdStats *stats);
+/** kd_stats_ece: expected calibration error: the mean gap between confidence and accuracy, weighted by rows. */
+gdouble kd_stats_ece (const KdStatsTeacher *teacher);
+
+G_END_DECLS
