@@ -354,6 +354,7 @@ GST_START_TEST (test_refusals)
   run_ok (SOURCE STUDENT "! kdtgeo class-mean=batch meta-every=0 ! kdtrain");
   run_ok (SOURCE STUDENT "! kdtgeo class-mean=batch ! fakesink"); /* nobody trains here */
   refuses (before, queue);
+  refuses (SOURCE "! kdstudent name=student arch=\"mlp dims=3,4,3\" ! queue " GEO "! kdtrain", queue); /* with one batch too, where nothing collides */
   refuses (after, queue);
   run_ok (first);
   refuses (SOURCE "! kdstudent arch=\"mlp dims=3,4,3\" trainable=false " GEO "! kdtrain", "it does not learn (trainable=false)");
