@@ -1,4 +1,5 @@
 #include "kd-measure.h"
+#include "kd-narrow.h"
 #include "kd-row.h"
 
 /* Which loops: constants of the instances below. */
@@ -271,7 +272,9 @@ kd_divergence_rows (const KdDivergence *call)
     limit.kind = call->beta <= 0.0 ? KD_DIVERGENCE_FORWARD_KL : KD_DIVERGENCE_REVERSE_KL;
     limit.cross_entropy = 0;
   }
-  if (limit.kind == KD_DIVERGENCE_FORWARD_KL || limit.kind == KD_DIVERGENCE_REVERSE_KL)
+  if (limit.size <= KD_NARROW && (limit.kind == KD_DIVERGENCE_REVERSE_KL || (limit.kind == KD_DIVERGENCE_FORWARD_KL && !limit.cross_entropy)))
+    kd_narrow_divergence_rows (&limit);
+  else if (limit.kind == KD_DIVERGENCE_FORWARD_KL || limit.kind == KD_DIVERGENCE_REVERSE_KL)
     fast_rows (&limit);
   else if (limit.kind == KD_DIVERGENCE_ALPHA_BETA)
     kd_exact_rows (&limit);

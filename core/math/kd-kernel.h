@@ -122,13 +122,11 @@ kd_exp2f (float y)
   return p * kd_as_float (kd_as_bits (t) << 23);
 }
 
-/* Binary logarithm of normal positive x, within 4e-7 of itself near 1 and of the exponent elsewhere. Mantissa in [sqrt 1/2, sqrt 2), minimax
- * polynomial of degree 8 without constant. */
+/* Binary logarithm of 1 + m within 4e-7 of itself, for m in [sqrt 1/2 - 1, sqrt 2 - 1): minimax polynomial of degree 8 without constant. */
 KD_BODY float
-kd_log2f (float x)
+kd_log2_polynomial (float m)
 {
-  uint32_t bits = kd_as_bits (x) - 0x3f3504f3u; /* sqrt (1/2) */
-  float e = (float) (((int32_t) bits) >> 23), m = kd_as_float ((bits & 0x007fffffu) + 0x3f3504f3u) - 1.0f, p = -0.14581170678138733f;
+  float p = -0.14581170678138733f;
 
   p = p * m + 0.23404239118099213f;
   p = p * m - 0.24887686967849731f;
@@ -137,7 +135,24 @@ kd_log2f (float x)
   p = p * m + 0.48092323541641235f;
   p = p * m - 0.7213528156280518f;
   p = p * m + 1.442694902420044f;
-  return p * m + e;
+  return p * m;
+}
+
+/* Binary logarithm of normal positive x: near 1 within 4e-7 of itself, elsewhere of the exponent. NaN stays NaN. */
+KD_BODY float
+kd_log2f (float x)
+{
+  uint32_t bits = kd_as_bits (x) - 0x3f3504f3u; /* sqrt (1/2) */
+  float e = (float) (((int32_t) bits) >> 23), m = kd_as_float ((bits & 0x007fffffu) + 0x3f3504f3u) - 1.0f;
+
+  return kd_log2_polynomial (m) + e + 0.0f * x;
+}
+
+/* ln (1 + x) relative to itself, for x from 0 to 0.4. */
+KD_BODY float
+kd_log1p_small (float x)
+{
+  return kd_log2_polynomial (x) * (float) KD_LN2;
 }
 
 /* P of ln (1 + m) = m - m^2 / 2 + m^3 P (m), for m in [sqrt 1/2 - 1, sqrt 2 - 1); Cephes logf. */

@@ -1,4 +1,5 @@
 #include "kd-xent.h"
+#include "kd-narrow.h"
 #include "kd-row.h"
 
 /* What one pass over a row finds: exponentials and their sum, sum of the powers, sum of targets, sum of target x power. */
@@ -191,6 +192,10 @@ kd_xent_rows (const KdXent *call)
   int level = kd_kernel_level (call->level);
   KdPut put = kd_put_kind (call->fresh, call->n, call->size);
 
+  if (call->size <= KD_NARROW && !call->soft) {
+    kd_narrow_xent_rows (call, row_exact);
+    return;
+  }
 #pragma omp parallel if (call->n > 1 && call->n * call->size >= KD_PARALLEL_ELEMENTS)
   {
     float *scratch = kd_scratch_new (kd_table_floats (call->size));

@@ -102,6 +102,30 @@ GST_START_TEST (test_fresh_past_the_cache)
 }
 GST_END_TEST
 
+/* Narrow rows are worked on many at a time: in any company, and at any place in it, a row has the same bits. */
+GST_START_TEST (test_company)
+{
+  static const gint64 sizes_narrow[] = { 2, 10, 32, 33 };
+
+  for (guint i = 0; i < G_N_ELEMENTS (sizes_narrow); i++)
+    for (gint level = 1; level <= kd_cpu_level (); level++)
+      for (gint kind = 0; kind < N_KINDS; kind++) {
+        gint64 size = sizes_narrow[i];
+        g_autofree gfloat *together = g_new0 (gfloat, 70 * size), *alone = g_new0 (gfloat, size);
+        g_autofree gdouble *value = NULL;
+        g_auto (Rows) rows = { 0 };
+        Rows one;
+
+        rows_init (&rows, 70, size);
+        evaluate (&rows, kind, level, FALSE, together);
+        value = g_memdup2 (rows.value, 70 * sizeof (gdouble));
+        one = (Rows) { 1, size, rows.s + 67 * size, rows.t + 67 * size, rows.coef + 67, rows.value, rows.label + 67 };
+        evaluate (&one, kind, level, FALSE, alone);
+        ck_assert (value[67] == rows.value[0] && memcmp (alone, together + 67 * size, (gsize) size * sizeof (gfloat)) == 0);
+      }
+}
+GST_END_TEST
+
 /* Each block of the row is larger than the one before: what was summed moves to a new reference again and again; the first block's ids are
  * excluded or nearly. */
 GST_START_TEST (test_rising_rows)
@@ -171,6 +195,7 @@ rows_suite (void)
   tcase_set_timeout (t, 120);
   tcase_add_test (t, test_fresh);
   tcase_add_test (t, test_fresh_past_the_cache);
+  tcase_add_test (t, test_company);
   tcase_add_test (t, test_rising_rows);
   tcase_add_test (t, test_rising_cross_entropy);
   return s;
