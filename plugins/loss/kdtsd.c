@@ -89,8 +89,8 @@ enum { STUDENT,
   LABEL };
 static const KdFieldSpec kd_tsd_fields[] = {
   [STUDENT] = { "student.logits", KD_FLOAT32, "* C", KD_FIELD_GRAD },
-  [TEACHER] = { "teacher.logits", KD_FLOAT32 | KD_FLOAT16 | KD_BFLOAT16, "* C", KD_FIELD_OPTIONAL },
-  [CANDIDATES] = { "teacher.candidates.logits", KD_FLOAT32 | KD_FLOAT16 | KD_BFLOAT16, "* K", KD_FIELD_OPTIONAL },
+  [TEACHER] = { "teacher.logits", KD_FLOAT32 | KD_FLOAT16 | KD_BFLOAT16, "* C", KD_FIELD_OPTIONAL | KD_FIELD_ONE_OF },
+  [CANDIDATES] = { "teacher.candidates.logits", KD_FLOAT32 | KD_FLOAT16 | KD_BFLOAT16, "* K", KD_FIELD_OPTIONAL | KD_FIELD_ONE_OF },
   [LABEL] = { "label", KD_INT64, "*", KD_FIELD_OPTIONAL | KD_FIELD_LABEL },
   KD_FIELD_END
 };

@@ -1,4 +1,5 @@
 #include "kd-leaf.h"
+#include <gst/check/gstharness.h>
 
 /* Entropy of (0, z). */
 static gdouble
@@ -239,4 +240,25 @@ GST_START_TEST (test_refusals)
 }
 GST_END_TEST
 
-KD_TESTS (kdtsd, test_value, test_gradient, test_opener, test_selected, test_candidates, test_limits, test_refusals)
+/* A graph without any teacher is refused before the first batch; either form is enough. */
+GST_START_TEST (test_no_teacher)
+{
+  static const gchar *const layouts[] = { "student.logits=float32:3", "student.logits=float32:3 teacher.candidates.logits=float32:3", "student.logits=float32:3 teacher.logits=float16:3" };
+
+  for (guint i = 0; i < G_N_ELEMENTS (layouts); i++) {
+    g_autofree gchar *caps = g_strdup_printf ("application/x-kd-batch, layout=(string)\"%s\"", layouts[i]);
+    GstHarness *h = gst_harness_new_parse ("kdtsd direct-weight=0");
+    g_autoptr (GstElement) element = gst_harness_find_element (h, "kdtsd");
+    g_autoptr (GstBus) bus = gst_bus_new ();
+    g_autoptr (GstMessage) message = NULL;
+    gst_element_set_bus (element, bus);
+    gst_harness_set_src_caps_str (h, caps);
+    message = gst_bus_pop_filtered (bus, GST_MESSAGE_ERROR);
+    ck_assert_msg ((message != NULL) == (i == 0), "layout %u", i);
+    gst_element_set_bus (element, NULL);
+    gst_harness_teardown (h);
+  }
+}
+GST_END_TEST
+
+KD_TESTS (kdtsd, test_no_teacher, test_value, test_gradient, test_opener, test_selected, test_candidates, test_limits, test_refusals)
