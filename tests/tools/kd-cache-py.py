@@ -117,6 +117,32 @@ class Plain(Folder):
         self.assertEqual(got.dtype, np.float32)
         np.testing.assert_allclose(got, values(self.ids, np.zeros(ROWS)), rtol=2 ** -8)
 
+    def test_encodings(self):
+        """What kd itself decodes is the measure: export writes decoded fields."""
+        wide = np.random.default_rng(3).normal(size=(500, 300)).astype(np.float32) * 4
+        with h5py.File(self.folder / "w.h5", "w") as file:
+            file["sample.id"], file["teacher.logits"] = np.arange(500), wide
+        for i, options in enumerate(("encoding=logprob8", "encoding=logprob5", "encoding=float16", "encoding=topk k=9", "encoding=topk,teacher.topk.logprobs=logprob8 k=9", "encoding=sampled k=7", "pack")):
+            path, out = str(self.folder / f"e{i}.h5"), self.folder / f"e{i}.npz"
+            if options == "pack":
+                run("cache", "pack", str(self.folder / "e4.h5"), path, "--filter", "deflate", "--pack-index")
+            else:
+                run("launch", "--quiet", f"kdh5src location={self.folder}/w.h5 ! kdcachesink location={path} part-bytes=40000 {options}")
+            run("cache", "export", path, str(out))
+            cache, wanted = kd_cache.Cache(path, verify=True), np.load(out)
+            got = cache.lookup(wanted["sample.id"])
+            self.assertEqual(set(got) | set(kd_cache.KEYS), set(wanted.files))
+            for name, array in got.items():
+                self.assertEqual(array.dtype, wanted[name].dtype, (options, name))
+                if array.dtype == np.int64:
+                    np.testing.assert_array_equal(array, wanted[name])
+                else:
+                    np.testing.assert_allclose(array, wanted[name], rtol=1e-6, atol=1e-6)
+        logp = wide - np.log(np.exp(wide.astype(float)).sum(1, keepdims=True))
+        self.assertLess(abs(kd_cache.Cache(self.folder / "e0.h5").lookup(np.arange(500))["teacher.logits"] - logp).max(), 0.15)
+        raw = kd_cache.Cache(self.folder / "e0.h5").take([0], decode=False)["teacher.logits"]
+        self.assertEqual(raw.dtype, np.uint8)
+
     def test_manifest(self):
         cache = kd_cache.Cache(self.even)
         cache.check(rows=ROWS, fields=["teacher.logits"], dataset=cache.identity["dataset"], dataset_spec=f"kdh5src location={self.folder}/d.h5 fields=", preprocessing="")
@@ -143,6 +169,7 @@ class Plain(Folder):
         self.refuses("wanted=NAME=DTYPE", kd_cache.Cache, self.edit(lambda m: m.update(fields="a=complex")))
         self.refuses("member='identity'", kd_cache.Cache, self.edit(lambda m: m.pop("identity")))
         self.refuses("wanted=digits and .h5", kd_cache.Cache, self.edit(lambda m: m["parts"][0].update(file="../x.h5")))
+        self.refuses("encoding=\"zip\", wanted=", kd_cache.Cache, self.edit(lambda m: m.update(encodings=[{"field": "teacher.logits", "encoding": "zip"}])))
         not_done = kd_cache.Cache(self.edit(lambda m: m.update(complete=False)))
         self.refuses("not complete", not_done.check)
         path, parts = self.copy()

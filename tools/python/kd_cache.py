@@ -22,6 +22,7 @@ SCHEMA = "kd-cache-manifest/1"
 DTYPES = {"float64": "<f8", "float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "int64": "<i8", "int32": "<i4",
           "uint16": "<u2", "uint8": "u1", "bool": "u1"}
 KEYS = ("sample.id", "sample.view")
+ENCODINGS = ("float32", "float16", "bfloat16", "logprob8", "logprob5", "index32", "index16", "packed-index")
 CHUNKS_KEPT = 8
 LANE_BYTES = 256
 
@@ -92,6 +93,49 @@ def _parse_fields(text, path):
             raise CacheError(f'Cannot read cache manifest: path="{path}", member=fields, value="{word}", wanted=NAME=DTYPE:SHAPE of numbers')
         fields[match[1]] = (match[2], tuple(int(d) for d in match[3].split("x")) if match[3] else ())
     return fields
+
+
+# Encodings (core/cache/README.md): what is stored becomes what a training reads.
+
+def _levels(encoding):
+    return {"logprob8": 254, "logprob5": 30}.get(encoding["encoding"] if encoding else None)
+
+
+def _unpack_ids(rows, size, universe):
+    """Ascending ids as Elias and Fano's bits: the low bits of each one behind the other, then a one at (high part) + (its place)."""
+    low = (universe // size).bit_length() - 1 if universe > size else 0
+    bits = np.unpackbits(rows, axis=-1, bitorder="little")
+    lower = bits[..., :size * low].reshape(bits.shape[:-1] + (size, low)).astype(np.int64) @ (1 << np.arange(low, dtype=np.int64))
+    upper = np.nonzero(bits[..., size * low:])[-1].reshape(bits.shape[:-1] + (size,)) - np.arange(size)
+    return (upper << low | lower) - 1
+
+
+def _cap_mass(name, rows):
+    """Rounded probabilities of the k largest may sum to more than 1, which no loss takes."""
+    if name.endswith(".topk.logprobs"):
+        mass = np.exp(rows.astype(np.float64)).sum(-1, keepdims=True)
+        rows = rows - np.where((mass > 1) & (mass < 1.5), np.log(np.where(mass > 0, mass, 1)), 0).astype(np.float32)
+    return rows
+
+
+def _decode(name, dtype, encoding, rows, scale):
+    how = encoding["encoding"] if encoding else "keep"
+    if dtype == "bfloat16":
+        rows = (rows.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    elif dtype == "bool":
+        rows = rows.astype(bool)
+    if _levels(encoding):
+        top, span = np.split(scale.astype(np.float32), 2, axis=-1)
+        code = rows.astype(np.float32)
+        rows = np.where((code > _levels(encoding)) & ~np.isnan(top), np.float32(-np.inf), top - span * (code / np.float32(_levels(encoding))) ** 2)
+        return _cap_mass(name, rows)
+    if how == "packed-index":
+        return _unpack_ids(rows, encoding["size"], encoding["universe"])
+    if how in ("index32", "index16"):
+        return np.where(rows == 65535, -1, rows.astype(np.int64)) if how == "index16" else rows.astype(np.int64)
+    if encoding and name.endswith((".logprobs", ".weights", ".lse")):
+        return _cap_mass(name, rows.astype(np.float32))
+    return rows
 
 
 class _Part:
@@ -235,7 +279,7 @@ class Cache:
         try:
             self.identity, self.complete = dict(manifest["identity"]), bool(manifest["complete"])
             self.parts, self.block_rows, self.n_rows = list(manifest["parts"]), int(manifest["block-rows"]), int(manifest["rows"])
-            self.encoding = manifest["encoding"]
+            self.encodings = {e["field"]: e for e in manifest.get("encodings", [])}
             self.all_fields = _parse_fields(manifest["fields"], source)
             self.first_rows = np.cumsum([0] + [int(p["rows"]) for p in self.parts])
         except (KeyError, TypeError) as why:
@@ -245,7 +289,11 @@ class Cache:
         for part in self.parts:
             if not re.fullmatch(r"[0-9]{5,9}\.h5", str(part["file"])):
                 raise CacheError(f'Cannot read cache manifest: path="{source}", file="{part["file"]}", wanted=digits and .h5')
-        self.fields = {name: field for name, field in self.all_fields.items() if name not in KEYS}
+        for name, encoding in self.encodings.items():
+            if encoding["encoding"] not in ENCODINGS or name not in self.all_fields or (_levels(encoding) and name + ".scale" not in self.all_fields):
+                raise CacheError(f'Cannot read cache manifest: path="{source}", field={name}, encoding="{encoding["encoding"]}", wanted={", ".join(ENCODINGS)}; use the kd_cache.py of the kdstream that wrote it')
+        scales = [name + ".scale" for name, encoding in self.encodings.items() if _levels(encoding)]
+        self.fields = {name: field for name, field in self.all_fields.items() if name not in (*KEYS, *scales)}
 
     def __getstate__(self):
         return {**self.__dict__, "_open": {}, "_index": None, "_stale": None}
@@ -342,29 +390,30 @@ class Cache:
         hit = (ids >= first) & (ids <= last) & (views == view) & ((ids - first) % stride == 0)
         rows[hit] = ((ids - first) // stride + first_row)[hit]
 
-    def take(self, rows, fields=None):
-        """{field: array [n, ...]} of these row numbers, in this order. bfloat16 comes as float32."""
+    def take(self, rows, fields=None, decode=True):
+        """{field: array [n, ...]} of these row numbers, in this order, decoded: log-probabilities and bfloat16 as float32, ids as int64.
+        decode=False: as it is stored."""
         rows = np.atleast_1d(np.asarray(rows, np.int64))
         if rows.size and (rows.min() < 0 or rows.max() >= self.n_rows):
             raise CacheError(f'Row not in the cache: path="{self.path}", rows={rows.min()} to {rows.max()}, wanted=0 to {self.n_rows - 1}')
         names = list(self.fields) if fields is None else [fields] if isinstance(fields, str) else list(fields)
-        out = {}
         for name in names:
             if name not in self.all_fields:
                 raise CacheError(f'Field not in the cache: path="{self.path}", field={name}, cache="{" ".join(self.fields)}"')
-            dtype, shape = self.all_fields[name]
-            out[name] = np.empty((len(rows), *shape), DTYPES[dtype])
+        scales = [n + ".scale" for n in names if decode and _levels(self.encodings.get(n))]
+        stored = self._take_stored(rows, [*names, *scales])
+        if not decode:
+            return stored
+        return {n: _decode(n, self.all_fields[n][0], self.encodings.get(n), stored[n], stored.get(n + ".scale")) for n in names}
+
+    def _take_stored(self, rows, names):
+        out = {n: np.empty((len(rows), *self.all_fields[n][1]), DTYPES[self.all_fields[n][0]]) for n in names}
         nth = np.searchsorted(self.first_rows, rows, "right") - 1
         for number in np.unique(nth):
             mine = nth == number
             part, local = self.part(int(number)), rows[mine] - self.first_rows[number]
             for name, array in out.items():
                 array[mine] = part.take(name, local)
-        for name, array in out.items():
-            if self.all_fields[name][0] == "bfloat16":
-                out[name] = (array.astype(np.uint32) << np.uint32(16)).view(np.float32)
-            elif self.all_fields[name][0] == "bool":
-                out[name] = array.astype(bool)
         return out
 
     def lookup(self, ids, views=0, fields=None):
