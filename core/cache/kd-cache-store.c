@@ -286,8 +286,8 @@ kd_cache_manifest_load (const gchar *path, GError **error)
     return NULL;
   }
   if (!g_file_get_contents (source, &text, &size, &why)) {
-    g_set_error (error, KD_ERROR, KD_ERROR_IO, "Cannot open cache: path=\"%s\", reason=%s; write it with kdcachesink", path,
-        why->message);
+    g_set_error (error, KD_ERROR, KD_ERROR_IO, "Cannot open cache: path=\"%s\", reason=%s; %s", path, why->message,
+        g_file_test (folder, G_FILE_TEST_IS_DIR) ? "make the manifest again from the parts with kd cache repair" : "write it with kdcachesink");
     return NULL;
   }
   return kd_cache_manifest_parse (text, (gssize) size, source, error);

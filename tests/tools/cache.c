@@ -35,6 +35,21 @@ GST_START_TEST (test_shards)
 }
 GST_END_TEST;
 
+/* Wherever Ctrl-C comes, what is there is a cache, and the same line goes on. */
+GST_START_TEST (test_interrupt)
+{
+  kd_expect (0, CAPTURE "many.h5 part-bytes=2000'", "");
+  for (guint i = 1; i <= 8; i++) {
+    g_autofree gchar *line = g_strdup_printf ("timeout --preserve-status -s INT 0.%02u kd cache merge m.h5 many.h5; code=$?; test $code = 130 -o $code = 0 && "
+                                              "{ test ! -e m.h5.parts/manifest.json || kd cache verify -q m.h5; }",
+        3 * i);
+    kd_expect (0, line, "");
+  }
+  kd_expect (0, "kd cache merge m.h5 many.h5 && kd cache diff many.h5 m.h5", "same");
+  kd_expect (0, "test -z \"$(find . -name '*.partial-*')\"", "");
+}
+GST_END_TEST;
+
 GST_START_TEST (test_repair)
 {
   kd_expect (0, "cp -r c.h5.parts r.h5.parts && cp c.h5 r.h5 && printf XY | dd of=r.h5.parts/00001.h5 bs=1 seek=40000 conv=notrunc && rm r.h5.parts/00002.h5", "");
@@ -127,6 +142,7 @@ cache_command_suite (void)
   tcase_add_checked_fixture (t, make_caches, kd_command_teardown);
   tcase_set_timeout (t, 240);
   tcase_add_test (t, test_shards);
+  tcase_add_test (t, test_interrupt);
   tcase_add_test (t, test_repair);
   tcase_add_test (t, test_sandbox);
   tcase_add_test (t, test_teacher);
