@@ -25,6 +25,7 @@ static const Loss losses[] = {
   { "hinton", "kdhinton", "", 3 },
   { "dkd", "kddkd", "ce-weight=0 warmup-epochs=0", 3 },
   { "pld", "kdpld", "", 3 },
+  { "sinkhorn", "kdsinkhorn", "scale=1 max-points=128", 3 }, /* of the first 128 rows */
 };
 
 typedef struct {
