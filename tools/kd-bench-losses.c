@@ -8,6 +8,8 @@
 
 /* Of this many logits the gradient is compared with the formula in float64. */
 #define COMPARED (1 << 18)
+/* Ids of the sparse teacher, at most half of all. */
+#define TOP 64
 
 /* @n_tables: of logits that it must read or write once, the gradient included. */
 typedef struct {
@@ -16,11 +18,12 @@ typedef struct {
 } Loss;
 
 static const Loss losses[] = {
-  { "fkl", "kddivergence", "divergence=fkl", 3 },
-  { "rkl", "kddivergence", "divergence=rkl", 3 },
-  { "jsd", "kddivergence", "divergence=jsd beta=0.5", 3 },
-  { "skew-fkl", "kddivergence", "divergence=skew-fkl alpha=0.1", 3 },
-  { "tvd", "kddivergence", "divergence=tvd", 3 },
+  { "fkl", "kddivergence", "divergence=fkl teacher-form=logits", 3 },
+  { "rkl", "kddivergence", "divergence=rkl teacher-form=logits", 3 },
+  { "jsd", "kddivergence", "divergence=jsd beta=0.5 teacher-form=logits", 3 },
+  { "skew-fkl", "kddivergence", "divergence=skew-fkl alpha=0.1 teacher-form=logits", 3 },
+  { "tvd", "kddivergence", "divergence=tvd teacher-form=logits", 3 },
+  { "topk", "kddivergence", "divergence=fkl teacher-form=topk", 2 }, /* the TOP largest ids of the teacher and the rest as one */
   { "ce", "kdce", "", 2 },
   { "hinton", "kdhinton", "", 3 },
   { "dkd", "kddkd", "ce-weight=0 warmup-epochs=0", 3 },
@@ -78,6 +81,23 @@ bench_save (const Bench *bench, const gchar *name, gconstpointer data, gsize byt
   return g_file_set_contents (path, data, (gssize) bytes, error);
 }
 
+/* The teacher's largest ids and their log-probabilities, as a cache holds them. */
+static void
+bench_fill_topk (Bench *bench, const KdTensor *teacher)
+{
+  gint64 k = MIN (TOP, bench->size / 2), dims[] = { bench->n, k };
+  KdTensor *ids = kd_tensor_new (KD_INT64, 2, dims), *logprobs = kd_tensor_new (KD_FLOAT32, 2, dims);
+  g_autofree gdouble *lse = g_new (gdouble, bench->n);
+  const gfloat *x = teacher->data;
+
+  kd_topk_rows (&(KdTopk) { .n = bench->n, .size = bench->size, .k = k, .values = x, .type = KD_REAL_F32, .ids = ids->data });
+  kd_softmax_rows (&(KdSoftmax) { .n = bench->n, .size = bench->size, .logits = x, .type = KD_REAL_F32, .temperature = 1, .lse = lse });
+  for (gint64 i = 0; i < bench->n * k; i++)
+    ((gfloat *) logprobs->data)[i] = (gfloat) (x[i / k * bench->size + ((gint64 *) ids->data)[i]] - lse[i / k]);
+  kd_batch_set (bench->batch, "teacher.topk.ids", ids);
+  kd_batch_set (bench->batch, "teacher.topk.logprobs", logprobs);
+}
+
 /* Logits as a model has them: normal, a student that has learned half of its teacher. */
 static gboolean
 bench_fill (Bench *bench, GError **error)
@@ -100,6 +120,7 @@ bench_fill (Bench *bench, GError **error)
   kd_batch_set (bench->batch, "student.logits", s);
   kd_batch_set (bench->batch, "teacher.logits", t);
   kd_batch_set (bench->batch, "label", label);
+  bench_fill_topk (bench, t);
   return bench_save (bench, "student.f32", s->data, s->n_bytes, error) && bench_save (bench, "teacher.f32", t->data, t->n_bytes, error) &&
       bench_save (bench, "label.i64", label->data, label->n_bytes, error);
 }

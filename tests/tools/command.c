@@ -69,7 +69,7 @@ END_TEST
 /* A quick size: each loss is there, says which instructions it used, and agrees with PyTorch where there is one. */
 START_TEST (test_bench_losses)
 {
-  static const gchar *const losses[] = { "fkl", "rkl", "jsd", "skew-fkl", "tvd", "ce", "hinton", "dkd", "pld", "sinkhorn" };
+  static const gchar *const losses[] = { "fkl", "rkl", "jsd", "skew-fkl", "tvd", "topk", "ce", "hinton", "dkd", "pld", "sinkhorn" };
 
   kd_expect (0, "kd bench losses --elements 3000 --sizes 5,300 --repeats 1 --level 1 --threads 1", "x86-64, 1 thread");
   for (guint i = 0; i < G_N_ELEMENTS (losses); i++) {
