@@ -7,8 +7,10 @@
 #define SHARED_RANGE 600.0
 /* Keys below which an insertion sort is faster than counting digits. */
 #define INSERTION_SIZE 48
-#define DIGIT_BITS 11
-#define DIGITS (1 << DIGIT_BITS)
+/* Few keys are sorted by small digits: counters of a large one would cost more than the keys. */
+#define SMALL_DIGIT 8
+#define LARGE_DIGIT 11
+#define LARGE_SIZE 2048
 
 /* log (e^a + e^b); -infinity is nothing. */
 static double
@@ -105,23 +107,24 @@ insertion_sort (int64_t n, KdSortKey *keys)
   }
 }
 
-/* By the digit at @shift, keeping the order of equal ones; returns where the result is: @from where all have the same digit. */
+/* By the @bits at @shift, keeping the order of equal ones; returns where the result is: @from where all have the same digit. */
 static KdSortKey *
-sort_digit (int64_t n, KdSortKey *from, KdSortKey *to, int shift)
+sort_digit (int64_t n, KdSortKey *from, KdSortKey *to, int shift, int bits)
 {
-  uint32_t at[DIGITS] = { 0 }, sum = 0;
+  uint32_t at[1 << LARGE_DIGIT], sum = 0, last = (1u << bits) - 1;
 
+  memset (at, 0, (last + 1) * sizeof *at);
   for (int64_t i = 0; i < n; i++)
-    at[from[i] >> shift & (DIGITS - 1)]++;
-  if (at[from[0] >> shift & (DIGITS - 1)] == (uint32_t) n)
+    at[from[i] >> shift & last]++;
+  if (at[from[0] >> shift & last] == (uint32_t) n)
     return from;
-  for (int i = 0; i < DIGITS; i++) {
+  for (uint32_t i = 0; i <= last; i++) {
     uint32_t count = at[i];
     at[i] = sum;
     sum += count;
   }
   for (int64_t i = 0; i < n; i++)
-    to[at[from[i] >> shift & (DIGITS - 1)]++] = from[i];
+    to[at[from[i] >> shift & last]++] = from[i];
   return to;
 }
 
@@ -129,6 +132,7 @@ const KdSortKey *
 kd_rank_descending (int64_t n, const float *value, int64_t skip, KdSortKey *keys)
 {
   KdSortKey *other = keys + n, *now = keys;
+  int bits = n < LARGE_SIZE ? SMALL_DIGIT : LARGE_DIGIT;
   int64_t count = 0;
 
   for (int64_t i = 0; i < n; i++) {
@@ -139,8 +143,8 @@ kd_rank_descending (int64_t n, const float *value, int64_t skip, KdSortKey *keys
     insertion_sort (count, keys);
     return keys;
   }
-  for (int shift = 32; shift < 64; shift += DIGIT_BITS) {
-    KdSortKey *next = sort_digit (count, now, now == keys ? other : keys, shift);
+  for (int shift = 32; shift < 64; shift += bits) {
+    KdSortKey *next = sort_digit (count, now, now == keys ? other : keys, shift, bits);
     now = next;
   }
   return now;
