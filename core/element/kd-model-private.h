@@ -33,10 +33,10 @@ typedef struct {
   const gchar *input_grad; /* "grad.<input>", or NULL where no gradient may go */
   KdModelOutput outputs[KD_MODEL_MAX_OUTPUTS];
   guint n_outputs;
-  GError *stale;  /* only-missing: the rows that are there are another teacher's; told with the first batch that has some to add */
-  gint in_flight; /* atomic: tapes alive */
-  gpointer thread;     /* atomic: GThread that brought the last batch */
-  gint elsewhere;      /* atomic: gradients come in another thread */
+  GError *stale;   /* only-missing: the rows that are there are another teacher's; told with the first batch that has some to add */
+  gint in_flight;  /* atomic: tapes alive */
+  gpointer thread; /* atomic: GThread that brought the last batch */
+  gint elsewhere;  /* atomic: gradients come in another thread */
 } KdModelState;
 
 typedef struct {

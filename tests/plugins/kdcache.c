@@ -101,7 +101,8 @@ GST_START_TEST (test_sparse_into_loss)
     run_well (capture);
     got = gradient_of ("kdh5src location=DATA fields=student.logits batch-size=100 ! kdcache location=CACHE ! kddivergence ! kdh5sink location=OUT");
     for (gsize k = 0; k < 200; k++) /* each of 100 rows weighs 1/100 */
-      kd_assert_close (100 * kd_tensor_get_double (got, k), 100 * kd_tensor_get_double (whole, k), i == 0 ? 1e-3 : i == 3 ? 5e-2 : 5e-3);
+      kd_assert_close (100 * kd_tensor_get_double (got, k), 100 * kd_tensor_get_double (whole, k), i == 0 ? 1e-3 : i == 3 ? 5e-2
+                                                                                                                          : 5e-3);
     {
       g_autofree gchar *parts = g_strconcat (cache, ".parts", NULL);
       kd_test_remove (parts);
