@@ -11,12 +11,6 @@ typedef struct {
   gint64 n;
 } Labels;
 
-/* One row's answer: probabilities that are known, and what is left for all other classes together. */
-typedef struct {
-  gint64 best;
-  gdouble confidence, entropy, label_log_prob;
-} Answer;
-
 gdouble
 kd_stats_ece (const KdStatsTeacher *teacher)
 {
@@ -25,38 +19,6 @@ kd_stats_ece (const KdStatsTeacher *teacher)
   for (guint i = 0; i < KD_STATS_CALIBRATION_BINS; i++)
     gap += fabs (teacher->bin_confidence[i] - teacher->bin_right[i]);
   return teacher->n_labels ? gap / (gdouble) teacher->n_labels : NAN;
-}
-
-/* @logits [k] of classes @ids (NULL: 0 ... k - 1). @logs: they are log-probabilities already, and the tail is what they leave. */
-static Answer
-answer_of (const KdTensor *logits, gint64 row, gint64 k, const gint64 *ids, gboolean logs, gint64 label)
-{
-  Answer answer = { -1, 0, 0, -INFINITY };
-  gdouble largest = -INFINITY, sum = 0, tail = 1;
-
-  for (gint64 c = 0; c < k; c++) {
-    gdouble x = kd_tensor_get_double (logits, (gsize) (row * k + c));
-    if (x > largest) {
-      largest = x;
-      answer.best = ids ? ids[row * k + c] : c;
-    }
-  }
-  for (gint64 c = 0; c < k && !logs; c++)
-    sum += exp (kd_tensor_get_double (logits, (gsize) (row * k + c)) - largest);
-  for (gint64 c = 0; c < k; c++) {
-    gdouble lp = kd_tensor_get_double (logits, (gsize) (row * k + c)) - (logs ? 0 : largest + log (sum)), p = exp (lp);
-    if (ids && ids[row * k + c] < 0)
-      continue;
-    tail -= p;
-    answer.confidence = MAX (answer.confidence, p);
-    answer.entropy -= p > 0 ? p * lp : 0;
-    if ((ids ? ids[row * k + c] : c) == label)
-      answer.label_log_prob = lp;
-  }
-  /* The tail as one class: the least entropy it can have. */
-  if (logs && tail > 1e-6)
-    answer.entropy -= tail * log (tail);
-  return answer;
 }
 
 static gint64
@@ -81,7 +43,7 @@ bin_of (gdouble value, gdouble most, guint n)
 }
 
 static void
-count (KdStatsTeacher *teacher, const Answer *answer, gint64 label)
+count (KdStatsTeacher *teacher, const KdStatsAnswer *answer, gint64 label)
 {
   gdouble most = log ((gdouble) MAX (teacher->n_classes, 2));
   guint bin = bin_of (answer->confidence, 1, KD_STATS_CALIBRATION_BINS);
@@ -147,7 +109,9 @@ read_ids (KdStatsTeacher *teacher, gint64 n, const gint64 *rows, GError **error)
 static gboolean
 read_answers (KdStatsTeacher *teacher, gint64 n, const gint64 *rows, const gint64 *ids, const Labels *labels, gboolean counting, GArray *best, GError **error)
 {
-  g_autoptr (KdTensor) logits = kd_cache_reader_take (teacher->reader, teacher->field, n, rows, error);
+  g_autoptr (KdTensor) taken = kd_cache_reader_take (teacher->reader, teacher->field, n, rows, error);
+  g_autoptr (KdTensor) logits = taken ? kd_tensor_cast (taken, taken->dtype == KD_FLOAT64 ? KD_FLOAT32 : taken->dtype, error) : NULL;
+  g_auto (KdStatsRows) numbers = { NULL };
   g_autoptr (KdTensor) classes = logits && is_logs (teacher) ? read_ids (teacher, n, rows, error) : NULL;
   gint64 k = logits ? logits->dims[logits->rank - 1] : 1, n_rows, each;
 
@@ -155,9 +119,11 @@ read_answers (KdStatsTeacher *teacher, gint64 n, const gint64 *rows, const gint6
     return FALSE;
   n_rows = (gint64) kd_tensor_n_elements (logits) / MAX (k, 1);
   each = n_rows / MAX (n, 1);
+  if (!classes)
+    kd_stats_rows_fill (&numbers, logits, n_rows, k);
   for (gint64 r = 0; r < n_rows; r++) {
     gint64 label = each == 1 ? label_of (labels, ids[r]) : -1;
-    Answer answer = answer_of (logits, r, k, classes ? classes->data : NULL, is_logs (teacher), label);
+    KdStatsAnswer answer = classes ? kd_stats_answer_cut (logits, r, k, classes->data, label) : kd_stats_answer_row (&numbers, logits, r, k, label);
     if (classes && counting)
       for (gint64 c = 0; c < k; c++)
         teacher->n_classes = MAX (teacher->n_classes, ((gint64 *) classes->data)[r * k + c] + 1);

@@ -29,6 +29,23 @@ typedef struct {
   gboolean has_labels;
 } KdStats;
 
+/** KdStatsAnswer: one row's; @best -1 where it has none (NaN). */
+typedef struct {
+  gint64 best;
+  gdouble confidence, entropy, label_log_prob;
+} KdStatsAnswer;
+/** KdStatsRows: softmax's numbers of rows of logits. */
+typedef struct {
+  gdouble *lse, *most, *entropy;
+  gint64 *best;
+} KdStatsRows;
+void kd_stats_rows_fill (KdStatsRows *rows, const KdTensor *logits, gint64 n, gint64 k);
+void kd_stats_rows_clear (KdStatsRows *rows);
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (KdStatsRows, kd_stats_rows_clear)
+KdStatsAnswer kd_stats_answer_row (const KdStatsRows *rows, const KdTensor *logits, gint64 row, gint64 k, gint64 label);
+/** kd_stats_answer_cut: from log-probabilities of the classes @ids [rows k]; what they leave is the tail. */
+KdStatsAnswer kd_stats_answer_cut (const KdTensor *logs, gint64 row, gint64 k, const gint64 *ids, gint64 label);
+
 /** kd_stats_page: (transfer full) the page. */
 gchar *kd_stats_page (const KdStats *stats);
 /** kd_stats_ece: expected calibration error: the mean gap between confidence and accuracy, weighted by rows. */
