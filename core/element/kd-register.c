@@ -70,15 +70,29 @@ by_name (gconstpointer a, gconstpointer b)
   return strcmp (GST_OBJECT_NAME (a), GST_OBJECT_NAME (b));
 }
 
+/* Models, sources and caches make a field; a transform makes it of others that are as likely to be missing. */
+static gboolean
+makes_field (gpointer factory)
+{
+  return g_strcmp0 (gst_element_factory_get_metadata (factory, META_KIND), "transform") != 0;
+}
+
 gchar *
 kd_providers (const gchar *field)
 {
   GList *features = gst_registry_feature_filter (gst_registry_get (), provides_field, FALSE, (gpointer) field);
+  g_autoptr (GPtrArray) names = g_ptr_array_new ();
   GString *text = g_string_new (NULL);
 
   features = g_list_sort (features, by_name);
-  for (GList *f = features; f; f = f->next)
-    g_string_append_printf (text, "%s%s", text->len ? f->next ? ", " : " or " : "", GST_OBJECT_NAME (f->data));
+  for (guint transforms = 0; transforms < 2 && names->len == 0; transforms++)
+    for (GList *f = features; f; f = f->next)
+      if (makes_field (f->data) != (transforms == 1))
+        g_ptr_array_add (names, GST_OBJECT_NAME (f->data));
+  for (guint i = 0; i < names->len; i++)
+    g_string_append_printf (text, "%s%s", i == 0 ? "" : i + 1 < names->len ? ", "
+                                                                           : " or ",
+        (const gchar *) names->pdata[i]);
   gst_plugin_feature_list_free (features);
   if (text->len == 0)
     g_string_append (text, "an element that adds it");
