@@ -192,6 +192,8 @@ remove_names (const KdCacheManifest *manifest, const gchar *folder)
     g_autofree gchar *source = g_build_filename (folder, file, NULL), *target = g_build_filename (quarantine, name, NULL);
     if (!g_hash_table_contains (named, file) && same_file (source, target))
       unlink (source);
+    if (g_str_has_prefix (name, REPORT "."))
+      unlink (target); /* a report that was being written */
   }
 }
 
