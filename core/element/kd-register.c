@@ -70,11 +70,11 @@ by_name (gconstpointer a, gconstpointer b)
   return strcmp (GST_OBJECT_NAME (a), GST_OBJECT_NAME (b));
 }
 
-/* Models, sources and caches make a field; a transform makes it of others that are as likely to be missing. */
+/* Models, sources and caches make a field; a leaf of kind transform makes it of others that are as likely to be missing. */
 static gboolean
 makes_field (gpointer factory)
 {
-  return g_strcmp0 (gst_element_factory_get_metadata (factory, META_KIND), "transform") != 0;
+  return g_strcmp0 (gst_element_factory_get_metadata (factory, GST_ELEMENT_METADATA_KLASS), "Filter/Transform") != 0;
 }
 
 gchar *
