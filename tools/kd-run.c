@@ -19,26 +19,40 @@ static const GOptionEntry kd_entries[] = {
   { NULL }
 };
 
+static gint
+kd_by_name (gconstpointer a, gconstpointer b)
+{
+  return strcmp (*(const gchar *const *) a, *(const gchar *const *) b);
+}
+
+/* The recipes of @dir, by name. */
+static void
+kd_list_folder (const gchar *dir)
+{
+  g_autoptr (GDir) listing = g_dir_open (dir, 0, NULL);
+  g_autoptr (GPtrArray) names = g_ptr_array_new_with_free_func (g_free);
+  const gchar *name;
+
+  while (listing && (name = g_dir_read_name (listing)))
+    if (g_str_has_suffix (name, ".kd"))
+      g_ptr_array_add (names, g_strdup (name));
+  g_ptr_array_sort (names, kd_by_name);
+  for (guint i = 0; i < names->len; i++) {
+    g_autofree gchar *path = g_build_filename (dir, names->pdata[i], NULL), *shown = g_strndup (names->pdata[i], strcspn (names->pdata[i], "."));
+    g_autoptr (GError) error = NULL;
+    g_autoptr (KdRecipe) recipe = kd_recipe_read (path, NULL, &error);
+
+    g_print ("  %-20s %s\n", recipe ? recipe->name : shown, recipe ? recipe->title : error->message);
+  }
+}
+
 static int
 kd_list_shipped (void)
 {
   g_auto (GStrv) dirs = kd_tool_data_dirs ();
 
-  for (guint i = 0; dirs[i]; i++) {
-    g_autoptr (GDir) listing = g_dir_open (dirs[i], 0, NULL);
-    const gchar *name;
-
-    while (listing && (name = g_dir_read_name (listing))) {
-      g_autofree gchar *path = g_build_filename (dirs[i], name, NULL), *shown = g_strndup (name, strcspn (name, "."));
-      g_autoptr (GError) error = NULL;
-      g_autoptr (KdRecipe) recipe = g_str_has_suffix (name, ".kd") ? kd_recipe_read (path, NULL, &error) : NULL;
-
-      if (recipe)
-        g_print ("  %-20s %s\n", recipe->name, recipe->title);
-      else if (error)
-        g_print ("  %-20s %s\n", shown, error->message);
-    }
-  }
+  for (guint i = 0; dirs[i]; i++)
+    kd_list_folder (dirs[i]);
   return KD_EXIT_DONE;
 }
 
