@@ -327,6 +327,7 @@ static const KdLossDesc kd_adakd = {
   .source = "arXiv:2510.11615; SassyRong/AdaKD",
   .formula = "loss = (1/k) sum over the k rows with the largest difficulty s of tau^2 D (softmax (teacher / tau), softmax (student / tau)); "
              "s = sqrt (sum (sqrt p - sqrt q)^2 / 2), tau = base-temperature exp (-c tanh (log (s / median)))",
+  .units = "nats; mean over the selected rows with reduction=token-mean",
   .fields = kd_adakd_fields,
   .params = kd_adakd_params,
   .params_size = sizeof (KdAdakdParams),

@@ -162,6 +162,7 @@ static const KdLossDesc kd_attention_loss = {
   .description = "Squared distance between where the student's and the teacher's activations are large",
   .source = "arXiv:1612.03928 equation 2",
   .formula = "loss = weight mean (Q_s - Q_t)^2, Q = A / |A|, A = mean over channels of |F|^power",
+  .units = "none; mean over the counted samples and the map's positions",
   .fields = kd_attention_fields,
   .params = kd_attention_params,
   .params_size = sizeof (KdAttentionParams),

@@ -269,6 +269,7 @@ static const KdLossDesc kd_bdkd = {
   .formula = "loss = ce-weight CE (student) + kd-weight T^2 mean_n (forward-weight d KL (q || p) + reverse-weight g KL (p || q)), "
              "d = nu where H_teacher > H_student, g = nu where H_student > H_teacher, else 1; "
              "loss.teacher = teacher-ce-weight CE (teacher) + teacher-kd-weight T^2 mean_n KL (p || q) or KL (q || p)",
+  .units = "nats; mean over the counted rows with reduction=token-mean",
   .fields = kd_bdkd_fields,
   .params = kd_bdkd_params,
   .params_size = sizeof (KdBdkdParams),

@@ -250,6 +250,7 @@ static const KdLossDesc kd_bild = {
   .source = "arXiv:2406.13555 (BiLD); arXiv:2604.14629 (DBiLD)",
   .formula = "loss = mean_n sum over both leads of KL between softmax over pairs of (z_a - z_b) / T, a before b among the leading k ids; forward: KL (teacher || student), "
              "reverse: KL (student || teacher)",
+  .units = "nats; mean over the counted rows with reduction=token-mean",
   .fields = kd_bild_fields,
   .params = kd_bild_params,
   .params_size = sizeof (KdBildParams),

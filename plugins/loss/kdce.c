@@ -94,6 +94,7 @@ static const KdLossDesc kd_ce = {
   .description = "Cross-entropy of the student's softmax with labels or soft labels, with label smoothing",
   .source = "definition; label smoothing arXiv:1512.00567 section 7",
   .formula = "loss = mean_n sum_c o_c (-log softmax (student)_c), o = (1 - eps) onehot (label) + eps / C",
+  .units = "nats; mean over the counted rows with reduction=token-mean",
   .fields = kd_ce_fields,
   .params = kd_ce_params,
   .params_size = sizeof (KdCeParams),

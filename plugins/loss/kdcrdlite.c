@@ -101,6 +101,7 @@ static const KdLossDesc kd_crd_lite = {
   .description = "Tells the teacher's feature of the same sample from those of the other samples of the batch",
   .source = "arXiv:1910.10699; arXiv:1807.03748 equation 4",
   .formula = "loss = CE (S, diagonal), S = (s / |s|) (t / |t|)' / temperature; symmetric: mean with CE (S', diagonal)",
+  .units = "nats; mean over the counted samples",
   .fields = kd_crd_lite_fields,
   .params = kd_crd_lite_params,
   .params_size = sizeof (KdCrdLiteParams),

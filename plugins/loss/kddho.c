@@ -185,6 +185,7 @@ static const KdLossDesc kd_dho = {
   .source = "arXiv:2505.07675",
   .formula = "loss = ce-weight mean_A CE (a, y) + kd-weight T^2 (mean_A KL + mean_U KL), KL = KL (softmax (t / T) || softmax (k / T)); "
              "A, U: rows with and without a label; pooled: one mean over both",
+  .units = "nats; means over the labelled and the unlabelled rows",
   .fields = kd_dho_fields,
   .params = kd_dho_params,
   .params_size = sizeof (KdDhoParams),

@@ -176,6 +176,7 @@ static const KdLossDesc kd_dist = {
   .description = "Correlation with the teacher's probabilities, over the classes of a sample and over the samples of a class",
   .source = "arXiv:2205.10536 equations 6 to 10",
   .formula = "loss = beta T^2 (1 - mean_rows rho) + gamma T^2 (1 - mean_columns rho), rho = correlation of softmax (. / T) of student and teacher",
+  .units = "none, correlations from -1 to 1; mean over the counted rows and over the classes",
   .fields = kd_dist_fields,
   .params = kd_dist_params,
   .params_size = sizeof (KdDistParams),

@@ -125,6 +125,7 @@ static const KdLossDesc kd_dkd = {
   .description = "Cross-entropy plus the target's and the other classes' parts of the KL divergence, weighted apart",
   .source = "arXiv:2203.08679 equations 5 to 7",
   .formula = "loss = ce-weight CE + ramp T^2 mean_n (alpha KL (b_q || b_p) + beta KL (q^ || p^)), b = (target, others), ^ = softmax over the others",
+  .units = "nats; mean over the counted rows with reduction=token-mean",
   .fields = kd_dkd_fields,
   .params = kd_dkd_params,
   .params_size = sizeof (KdDkdParams),

@@ -68,6 +68,7 @@ static const KdLossDesc kd_hint = {
   .description = "Squared distance between a feature of the student, brought to the teacher's shape, and the teacher's",
   .source = "arXiv:1412.6550 equation 3",
   .formula = "loss = weight mean (student feature - teacher feature)^2",
+  .units = "units of the features squared; mean over the counted rows and their elements",
   .fields = kd_hint_fields,
   .params = kd_hint_params,
   .params_size = sizeof (KdHintParams),

@@ -164,6 +164,7 @@ static const KdLossDesc kd_hinton = {
   .description = "Cross-entropy with the labels plus KL divergence from the softened teacher",
   .source = "arXiv:1503.02531 section 2; standardize: arXiv:2403.01427 section 3",
   .formula = "loss = ce-weight CE (student, label) + kd-weight T^2 mean_n KL (softmax (teacher / T) || softmax (student / T))",
+  .units = "nats; mean over the counted rows with reduction=token-mean",
   .fields = kd_hinton_fields,
   .params = kd_hinton_params,
   .params_size = sizeof (KdHintonParams),

@@ -127,6 +127,7 @@ static const KdLossDesc kd_iva = {
   .description = "Divergence on image tokens, weighted by the attention that the teacher's instruction pays them",
   .source = "arXiv:2602.09483 (Align-TI)",
   .formula = "loss = mean_n sum_v omega_v D (teacher_v, student_v); omega = the instruction's attention to image token v, normalised",
+  .units = "nats; sum over a sample's image positions, mean over the samples that have an image",
   .fields = kd_iva_fields,
   .params = kd_iva_params,
   .params_size = sizeof (KdIvaParams),

@@ -194,6 +194,7 @@ static const KdLossDesc kd_klmix = {
   .source = "arXiv:2605.16826 proposition 1",
   .formula = "loss = mean_n D, p = softmax (teacher / T), q = softmax (student / T); exact: D = (1 - lambda) KL (p || q) + lambda KL (q || p); "
              "sampled: D = -((1 - lambda) + lambda r) log q_y, r = log (p_y / q_y) constant",
+  .units = "nats; mean over the counted rows with reduction=token-mean",
   .fields = kd_klmix_fields,
   .params = kd_klmix_params,
   .params_size = sizeof (KdKlmixParams),

@@ -346,6 +346,7 @@ static const KdLossDesc kd_lelp = {
   .source = "arXiv:2409.20449 section 3",
   .formula = "loss = ce-weight CE (label's subclasses) + (1 - ce-weight) T^2 mean_n KL (p || softmax (u / T)), "
              "p_cs = softmax_c (t / T) softmax_s (U_cs . (P h - mu_c) / (kappa_c beta))",
+  .units = "nats; mean over the counted rows with reduction=token-mean",
   .fields = kd_lelp_fields,
   .params = kd_lelp_params,
   .params_size = sizeof (KdLelpParams),

@@ -80,6 +80,7 @@ static const KdLossDesc kd_logit_mse = {
   .description = "Squared distance between the raw logits of teacher and student",
   .source = "arXiv:2105.08919 equation 7",
   .formula = "loss = mean_n sum_c (student_c - teacher_c)^2 / C; reduction=batch: without / C",
+  .units = "logits squared; mean over the counted rows, and over their classes with reduction=element",
   .fields = kd_logit_mse_fields,
   .params = kd_logit_mse_params,
   .params_size = sizeof (KdLogitMseParams),

@@ -197,6 +197,7 @@ static const KdLossDesc kd_mixstd = {
   .description = "Cross-entropy with soft labels plus KL from the teacher, both models' logits divided by their own standard deviation",
   .source = "arXiv:2211.03946",
   .formula = "loss = ce-weight mean_n sum_c -y_c log softmax (s / sigma_s)_c + kd-weight mean_n KL (softmax (t / sigma_t) || softmax (s / sigma_s))",
+  .units = "nats; mean over the counted rows with reduction=token-mean",
   .fields = kd_mixstd_fields,
   .params = kd_mixstd_params,
   .params_size = sizeof (KdMixstdParams),

@@ -104,6 +104,7 @@ static const KdLossDesc kd_nkd = {
   .description = "Cross-entropy, the teacher's belief in the target, and the other classes normalised among themselves",
   .source = "arXiv:2303.13005 equation 9",
   .formula = "loss = ce-weight CE - mean_n t_y log P_y - gamma T^2 mean_n sum_{j != y} q^_j log p^_j",
+  .units = "nats; mean over the counted rows with reduction=token-mean",
   .fields = kd_nkd_fields,
   .params = kd_nkd_params,
   .params_size = sizeof (KdNkdParams),

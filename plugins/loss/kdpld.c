@@ -120,6 +120,7 @@ static const KdLossDesc kd_pld = {
   .source = "arXiv:2506.12542",
   .formula = "loss = mean_n sum_k a_k (log sum_{j >= k} exp s_pi_j - s_pi_k), pi = label, then classes by falling teacher logit; "
              "a_k = softmax (teacher / teacher-temperature)_pi_k (weighting=teacher), 1 / C (uniform), decay^(k-1) / sum (decay), [k = 1] (ce)",
+  .units = "nats; mean over the counted rows with reduction=token-mean",
   .fields = kd_pld_fields,
   .params = kd_pld_params,
   .params_size = sizeof (KdPldParams),

@@ -199,6 +199,7 @@ static const KdLossDesc kd_rkd = {
   .description = "Differences between student and teacher in the distances and angles inside the batch",
   .source = "arXiv:1904.05068 equations 3 to 7",
   .formula = "loss = distance-weight mean_ij smooth-L1 (D_s - D_t) + angle-weight mean_ijk smooth-L1 (A_s - A_t), D over its mean, A = cosines at i",
+  .units = "none; mean over the pairs and triples of counted samples",
   .fields = kd_rkd_fields,
   .params = kd_rkd_params,
   .params_size = sizeof (KdRkdParams),

@@ -89,6 +89,7 @@ static const KdLossDesc kd_similarity = {
   .description = "Squared distance between the samples' similarities in the student's feature and in the teacher's",
   .source = "arXiv:1907.09682 equations 1 to 4",
   .formula = "loss = weight |G_s - G_t|^2 / N^2, G = rows of F F' divided by their length",
+  .units = "none; mean over the pairs of counted samples",
   .fields = kd_similarity_fields,
   .params = kd_similarity_params,
   .params_size = sizeof (KdSimilarityParams),

@@ -201,6 +201,7 @@ static const KdLossDesc kd_sinkhorn_desc = {
   .source = "arXiv:2402.17110",
   .formula = "loss = weight scale sum_ij P_ij W_ij, W_ij = sum_v |softmax (student_i / T)_v - softmax (teacher_j / T)_v|, "
              "P = exp (-W / epsilon) with its rows and columns normalised in turn, `iterations` times",
+  .units = "l1 distance of probabilities times scale; sum over the counted rows",
   .fields = kd_sinkhorn_fields,
   .params = kd_sinkhorn_params,
   .params_size = sizeof (KdSinkhornParams),

@@ -209,6 +209,7 @@ static const KdLossDesc kd_swing = {
   .description = "Forward KL with a temperature by each token's privacy and noise on the teacher's probabilities",
   .source = "arXiv:2212.08349",
   .formula = "loss = mean_n f KL (q~ || softmax (student / tau)), tau = tau-min + (tau-max - tau-min) privacy, q~ = softmax (teacher / tau) with noise, clipped and normalised",
+  .units = "nats; mean over the counted rows with reduction=token-mean",
   .fields = kd_swing_fields,
   .params = kd_swing_params,
   .params_size = sizeof (KdSwingParams),

@@ -245,6 +245,7 @@ static const KdLossDesc kd_taid = {
   .source = "arXiv:2501.16937; SakanaAI/TAID",
   .formula = "loss = lm-weight CE (student, label) + (1 - lm-weight) mean_n D, p = softmax ((1 - t) student + t teacher), q = softmax (student); "
              "ce: D = - sum p log q; kl: D = sum p log (p / q); t = min (t-end, max (line, t + alpha sigmoid (m) (1 - t)))",
+  .units = "nats; mean over the counted rows with reduction=token-mean",
   .fields = kd_taid_fields,
   .params = kd_taid_params,
   .params_size = sizeof (KdTaidParams),

@@ -304,6 +304,7 @@ static const KdLossDesc kd_tgeo = {
   .description = "Teacher and label weighed per sample by a small network that learns from held-out rows",
   .source = "arXiv:2312.15112",
   .formula = "loss = mean_n [alpha_n T^2 KL (softmax (teacher / T) || softmax (student / T)) + (1 - alpha_n) CE (student, label)], alpha of a learned controller",
+  .units = "nats; mean over the counted rows with reduction=token-mean",
   .fields = kd_tgeo_fields,
   .outputs = kd_tgeo_outputs,
   .params = kd_tgeo_params,

@@ -82,6 +82,7 @@ static const KdLossDesc kd_tpa = {
   .description = "Divergence of the next-token distributions after tokens drawn from the student",
   .source = "arXiv:2602.09483 (Align-TI)",
   .formula = "loss = 1 / (M K) sum_r sum_k D (p_T (. | y_<r, c_k), p_S (. | y_<r, c_k))",
+  .units = "nats; mean over the counted positions and their branches with reduction=token-mean",
   .fields = kd_tpa_fields,
   .params = kd_tpa_params,
   .params_size = sizeof (KdTpaParams),

@@ -365,6 +365,7 @@ static const KdLossDesc kd_tsd = {
   .source = "arXiv:2603.13260; kmswin1/TSD-KD",
   .formula = "loss = direct-weight mean_n w JSD_beta (p, q) + indirect-weight mean over the opener of sum_j (log sum_{l >= j} e^s_l - s_j) "
              "+ em-weight mean of H_student over the most uncertain em-fraction; w = sigmoid ((H_student - H_teacher) / gate-temperature)",
+  .units = "nats; mean over each part's positions with reduction=token-mean",
   .fields = kd_tsd_fields,
   .params = kd_tsd_params,
   .params_size = sizeof (KdTsdParams),

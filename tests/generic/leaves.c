@@ -197,4 +197,19 @@ GST_START_TEST (test_validation_keeps_state)
 }
 GST_END_TEST
 
-KD_TESTS (leaves, test_permutation, test_same_bits_twice, test_wrong_fields, test_nan, test_validation_keeps_state)
+/* What kd inspect prints of a loss. */
+GST_START_TEST (test_descriptions)
+{
+  g_autoptr (GPtrArray) names = list_elements (TRUE);
+
+  for (guint i = 0; i < names->len; i++) {
+    g_auto (Leaf) leaf = { 0 };
+    const gchar *element = g_ptr_array_index (names, i);
+    leaf_open (&leaf, element, leaf_extra (element), 1);
+    ck_assert_msg (leaf.desc->source && leaf.desc->description, "%s: no source or description", element);
+    ck_assert_msg (!g_str_equal (leaf.kind, "loss") || (leaf.desc->formula && leaf.desc->units), "%s: a loss without formula or units", element);
+  }
+}
+GST_END_TEST
+
+KD_TESTS (leaves, test_descriptions, test_permutation, test_same_bits_twice, test_wrong_fields, test_nan, test_validation_keeps_state)
