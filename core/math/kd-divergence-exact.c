@@ -53,8 +53,10 @@ kd_exact_row (const KdDivergence *call, const KdMeasure *measure, int64_t row)
   for (int pass = 0; pass < (grad ? 2 : 1); pass++)
     for (int64_t i = 0; i < call->size; i++) {
       double l_q = s[i] * inv_t - norm.lse_s, l_p = kd_load_value (teacher, call->teacher_type, i) * inv_t - norm.lse_t, term, a;
-      if (skips (call, l_q, l_p))
+      if (skips (call, l_q, l_p)) {
+        sum_a -= pass == 0 ? kd_measure_lost (measure) * exp (l_q) : 0.0;
         continue;
+      }
       kd_outcome (measure, l_q, l_p, &term, &a);
       if (pass == 1) {
         grad[i] += (float) (c * (a - exp (l_q) * sum_a));

@@ -35,6 +35,13 @@ kd_measure_needs_teacher (const KdMeasure *measure)
   return measure->shape == KD_MEASURE_KL && measure->c_q > 0.0;
 }
 
+/** kd_measure_lost: what the sum of A loses for each unit of q that is left out: A has no multiple of q, which cancels only over all of q. */
+static inline double
+kd_measure_lost (const KdMeasure *measure)
+{
+  return measure->c_q - measure->keep;
+}
+
 /** kd_outcome: one outcome's part of D and its A, from the logarithms of its probabilities (-INFINITY: 0). */
 void kd_outcome (const KdMeasure *measure, double l_q, double l_p, double *ret_term, double *ret_a);
 

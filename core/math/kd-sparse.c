@@ -164,7 +164,7 @@ kl_body (const KdMeasure *m, KdSparseRow *row, double *ret_value, double *ret_su
     double l_p = out ? 0.0 : lp[i], u = out ? 0.0 : lp[i] - lq[i], w = out ? 0.0 : p[i];
     value += w * (c_p * u - drop * l_p) - c_q * q[i] * u;
     a[i] = out ? 0.0 : -c_p * w - c_q * q[i] * u;
-    sum += a[i];
+    sum += out ? -c_q * q[i] : a[i];
   }
   *ret_value = value;
   *ret_sum = sum;
@@ -185,8 +185,11 @@ outcomes (const KdMeasure *measure, KdSparseRow *row, double lq_rest, double *re
   } else {
     for (int64_t i = 0; i < row->n; i++) {
       term = row->a[i] = 0.0;
-      if (!isinf (row->lp[i]) && !isinf (row->lq[i])) /* an infinite logit is left out */
-        kd_outcome (measure, row->lq[i], row->lp[i], &term, &row->a[i]);
+      if (isinf (row->lp[i]) || isinf (row->lq[i])) { /* left out */
+        sum -= kd_measure_lost (measure) * row->q[i];
+        continue;
+      }
+      kd_outcome (measure, row->lq[i], row->lp[i], &term, &row->a[i]);
       value += term;
       sum += row->a[i];
     }
