@@ -38,6 +38,7 @@ kd_params_init (const KdParam *table, gpointer block)
       break;
     case KD_PARAM_TYPE_BOOL:
     case KD_PARAM_TYPE_ENUM:
+    case KD_PARAM_TYPE_FLAGS:
       MEMBER (gint, block, table) = (gint) table->idef;
       break;
     case KD_PARAM_TYPE_STRING:
@@ -129,19 +130,45 @@ set_bool (const KdParam *param, gpointer block, const gchar *value, const gchar 
   return TRUE;
 }
 
-static gboolean
-set_enum (const KdParam *param, gpointer block, const gchar *value, const gchar *owner, GError **error)
+static const KdEnumValue *
+find_nick (const KdParam *param, const gchar *nick)
 {
-  g_autoptr (GString) nicks = g_string_new (NULL);
+  for (const KdEnumValue *v = param->values; v->nick; v++)
+    if (g_str_equal (v->nick, nick))
+      return v;
+  return NULL;
+}
 
-  for (const KdEnumValue *v = param->values; v->nick; v++) {
-    if (g_str_equal (v->nick, value)) {
-      MEMBER (gint, block, param) = v->value;
-      return TRUE;
+/* The nicks of @set's bits, or of all values: "st | tg". (transfer full) */
+static gchar *
+join_nicks (const KdParam *param, gint set, const gchar *between)
+{
+  GString *nicks = g_string_new (NULL);
+
+  for (const KdEnumValue *v = param->values; v->nick; v++)
+    if (param->type == KD_PARAM_TYPE_ENUM || (v->value & set))
+      g_string_append_printf (nicks, "%s%s", nicks->len ? between : "", v->nick);
+  return g_string_free (nicks, FALSE);
+}
+
+/* One nick of an enumeration; of flags any number with '+' or ',' between them, "" is none. */
+static gboolean
+set_nicks (const KdParam *param, gpointer block, const gchar *value, const gchar *owner, GError **error)
+{
+  gboolean flags = param->type == KD_PARAM_TYPE_FLAGS;
+  g_auto (GStrv) words = g_strsplit_set (value, flags ? "+," : "", -1);
+  gint set = 0;
+
+  for (guint i = 0; words[i] || (i == 0 && !flags); i++) {
+    const KdEnumValue *v = find_nick (param, words[i] ? words[i] : "");
+    if (!v) {
+      g_autofree gchar *wanted = join_nicks (param, -1, flags ? "+" : " | ");
+      return refuse_format (param, value, wanted, owner, error);
     }
-    g_string_append_printf (nicks, "%s%s", nicks->len ? " | " : "", v->nick);
+    set |= v->value;
   }
-  return refuse_format (param, value, nicks->str, owner, error);
+  MEMBER (gint, block, param) = set;
+  return TRUE;
 }
 
 gboolean
@@ -156,7 +183,8 @@ kd_param_set_string (const KdParam *param, gpointer block, const gchar *value, c
   case KD_PARAM_TYPE_BOOL:
     return set_bool (param, block, value, owner, error);
   case KD_PARAM_TYPE_ENUM:
-    return set_enum (param, block, value, owner, error);
+  case KD_PARAM_TYPE_FLAGS:
+    return set_nicks (param, block, value, owner, error);
   case KD_PARAM_TYPE_STRING:
     g_free (MEMBER (gchar *, block, param));
     MEMBER (gchar *, block, param) = g_strdup (value);
@@ -186,6 +214,8 @@ kd_param_to_string (const KdParam *param, gconstpointer block)
       if (v->value == MEMBER (const gint, block, param))
         return g_strdup (v->nick);
     return g_strdup ("?");
+  case KD_PARAM_TYPE_FLAGS:
+    return join_nicks (param, MEMBER (const gint, block, param), "+");
   case KD_PARAM_TYPE_STRING:
     return g_strdup (MEMBER (gchar *const, block, param) ? MEMBER (gchar *const, block, param) : "");
   case KD_PARAM_TYPE_END:

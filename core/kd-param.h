@@ -13,6 +13,7 @@ typedef enum {
   KD_PARAM_TYPE_UINT64, /* guint64 */
   KD_PARAM_TYPE_BOOL,   /* gboolean */
   KD_PARAM_TYPE_ENUM,   /* gint, one of `values` */
+  KD_PARAM_TYPE_FLAGS,  /* guint, any of the bits in `values`: "st+tg" */
   KD_PARAM_TYPE_STRING, /* gchar *, owned by the parameter block */
 } KdParamType;
 
@@ -54,6 +55,8 @@ typedef struct {
   { .type = KD_PARAM_TYPE_BOOL, .member = #m, .offset = G_STRUCT_OFFSET (S, m), .idef = (d), .blurb = (text) }
 #define KD_PARAM_ENUM(S, m, table, d, text) \
   { .type = KD_PARAM_TYPE_ENUM, .member = #m, .offset = G_STRUCT_OFFSET (S, m), .values = (table), .idef = (d), .blurb = (text) }
+#define KD_PARAM_FLAGS(S, m, table, d, text) \
+  { .type = KD_PARAM_TYPE_FLAGS, .member = #m, .offset = G_STRUCT_OFFSET (S, m), .values = (table), .idef = (d), .blurb = (text) }
 #define KD_PARAM_STRING(S, m, d, text) \
   { .type = KD_PARAM_TYPE_STRING, .member = #m, .offset = G_STRUCT_OFFSET (S, m), .sdef = (d), .blurb = (text) }
 #define KD_PARAM_END { .type = KD_PARAM_TYPE_END }

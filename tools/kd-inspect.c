@@ -143,6 +143,8 @@ kd_range_text (GParamSpec *spec)
     return g_strdup ("true or false");
   if (G_IS_PARAM_SPEC_ENUM (spec))
     return g_strdup ("one of these");
+  if (G_IS_PARAM_SPEC_FLAGS (spec))
+    return g_strdup ("any of these, with + between them");
   return g_strdup ("text");
 }
 
@@ -160,6 +162,12 @@ kd_print_property (GstElement *element, GParamSpec *spec)
   g_print (g_param_value_defaults (spec, &value) ? "\n" : ", now %s\n", now);
   if (G_IS_PARAM_SPEC_ENUM (spec)) {
     GEnumClass *klass = G_PARAM_SPEC_ENUM (spec)->enum_class;
+
+    for (guint i = 0; i < klass->n_values; i++)
+      g_print ("  %-20s   %-12s %s\n", "", klass->values[i].value_nick, klass->values[i].value_name);
+  }
+  if (G_IS_PARAM_SPEC_FLAGS (spec)) {
+    GFlagsClass *klass = G_PARAM_SPEC_FLAGS (spec)->flags_class;
 
     for (guint i = 0; i < klass->n_values; i++)
       g_print ("  %-20s   %-12s %s\n", "", klass->values[i].value_nick, klass->values[i].value_name);

@@ -4,7 +4,7 @@
 
 #define MEMBER(type, block, param) (*(type *) ((gchar *) (block) + (param)->offset))
 
-/* GEnum types are registered once and for ever, by owner and member. */
+/* GEnum and GFlags types are registered once and for ever, by owner and member. */
 static GType
 enum_type (const KdParam *param, const gchar *owner)
 {
@@ -19,6 +19,12 @@ enum_type (const KdParam *param, const gchar *owner)
     return type;
   while (param->values[n].nick)
     n++;
+  if (param->type == KD_PARAM_TYPE_FLAGS) {
+    GFlagsValue *bits = g_new0 (GFlagsValue, n + 1);
+    for (guint i = 0; i < n; i++)
+      bits[i] = (GFlagsValue) { (guint) param->values[i].value, param->values[i].description, param->values[i].nick };
+    return g_flags_register_static (g_intern_string (name), bits);
+  }
   values = g_new0 (GEnumValue, n + 1);
   for (guint i = 0; i < n; i++)
     values[i] = (GEnumValue) { param->values[i].value, param->values[i].description, param->values[i].nick };
@@ -42,6 +48,8 @@ param_spec (const KdParam *param, const gchar *owner)
     return g_param_spec_boolean (name, name, param->blurb, param->idef != 0, flags);
   case KD_PARAM_TYPE_ENUM:
     return g_param_spec_enum (name, name, param->blurb, enum_type (param, owner), (gint) param->idef, flags);
+  case KD_PARAM_TYPE_FLAGS:
+    return g_param_spec_flags (name, name, param->blurb, enum_type (param, owner), (guint) param->idef, flags);
   case KD_PARAM_TYPE_STRING:
     return g_param_spec_string (name, name, param->blurb, param->sdef, flags);
   case KD_PARAM_TYPE_END:
@@ -98,6 +106,9 @@ kd_properties_set (KdProperties *properties, guint row, const GValue *value)
   case KD_PARAM_TYPE_ENUM:
     MEMBER (gint, block, param) = g_value_get_enum (value);
     break;
+  case KD_PARAM_TYPE_FLAGS:
+    MEMBER (guint, block, param) = g_value_get_flags (value);
+    break;
   case KD_PARAM_TYPE_STRING:
     g_free (MEMBER (gchar *, block, param));
     MEMBER (gchar *, block, param) = g_value_dup_string (value);
@@ -130,6 +141,9 @@ kd_properties_get (KdProperties *properties, guint row, GValue *value)
     break;
   case KD_PARAM_TYPE_ENUM:
     g_value_set_enum (value, MEMBER (gint, block, param));
+    break;
+  case KD_PARAM_TYPE_FLAGS:
+    g_value_set_flags (value, MEMBER (guint, block, param));
     break;
   case KD_PARAM_TYPE_STRING:
     g_value_set_string (value, MEMBER (gchar *, block, param));

@@ -99,12 +99,12 @@ fill_state (const KdTgeoParams *p, gint64 n, const gdouble *s, const gdouble *t,
     x[j] = s[j];
     x[n + j] = t[j];
     x[2 * n + j] = g;
-    x[3 * n + j] = p->relation_inter ? o[j] : 0;
-    x[4 * n + j] = p->relation_inter ? (o[j] - s[j]) * (o[j] - s[j]) : 0;
-    x[5 * n + j] = p->relation_sg ? (g - s[j]) * (g - s[j]) : 0;
-    x[6 * n + j] = p->relation_st ? (t[j] - s[j]) * (t[j] - s[j]) : 0;
-    x[7 * n + j] = p->relation_tg ? (t[j] - g) * (t[j] - g) : 0;
-    x[8 * n + j] = p->relation_inter ? (o[j] - g) * (o[j] - g) : 0;
+    x[3 * n + j] = p->relations & KD_TGEO_INTER ? o[j] : 0;
+    x[4 * n + j] = p->relations & KD_TGEO_INTER ? (o[j] - s[j]) * (o[j] - s[j]) : 0;
+    x[5 * n + j] = p->relations & KD_TGEO_SG ? (g - s[j]) * (g - s[j]) : 0;
+    x[6 * n + j] = p->relations & KD_TGEO_ST ? (t[j] - s[j]) * (t[j] - s[j]) : 0;
+    x[7 * n + j] = p->relations & KD_TGEO_TG ? (t[j] - g) * (t[j] - g) : 0;
+    x[8 * n + j] = p->relations & KD_TGEO_INTER ? (o[j] - g) * (o[j] - g) : 0;
   }
 }
 

@@ -4,7 +4,7 @@
  *
  * S = softmax (student), T = softmax (teacher), G = onehot (label), O = class_mean[label]; the controller's input is the row
  * x = [S, T, G, O, (O-S)^2, (G-S)^2, (T-S)^2, (T-G)^2, (O-G)^2], squares entry by entry, zeros where a relation is switched off:
- * relation-st (T-S)^2, relation-sg (G-S)^2, relation-tg (T-G)^2, relation-inter O, (O-S)^2, (O-G)^2.
+ * relations: st is (T-S)^2, sg (G-S)^2, tg (T-G)^2, inter O, (O-S)^2 and (O-G)^2.
  * alpha = sigmoid (w3 . LReLU (W2 LReLU (W1 x + b1) + b2) + b3), the argument limited to +-30
  * loss = mean_n [alpha_n t^2 KL (q || p) + (1 - alpha_n) CE (student, label)], q = softmax (teacher / t), p = softmax (student / t), t = temperature
  * grad.student.logits = (alpha t (p - q) + (1 - alpha) (S - G)) / rows: alpha is constant for the student.
@@ -48,6 +48,14 @@ static const KdEnumValue class_means[] = {
   { 0, NULL, NULL }
 };
 
+static const KdEnumValue relations[] = {
+  { KD_TGEO_ST, "st", "How far student and teacher are apart" },
+  { KD_TGEO_SG, "sg", "How far the student is from the label" },
+  { KD_TGEO_TG, "tg", "How far the teacher is from the label" },
+  { KD_TGEO_INTER, "inter", "The class's mean prediction and the distances to it" },
+  { 0, NULL, NULL }
+};
+
 static const KdParam kd_tgeo_params[] = {
   KD_PARAM_DOUBLE (KdTgeoParams, temperature, 1e-3, 100.0, 1.5, "Divides both logits in the KL term, which is multiplied by its square"),
   KD_PARAM_ENUM (KdTgeoParams, class_mean, class_means, KD_TGEO_MEAN_TABLE, "Where the teacher's mean prediction of a class comes from"),
@@ -63,10 +71,7 @@ static const KdParam kd_tgeo_params[] = {
   KD_PARAM_INT (KdTgeoParams, validation_first, 0, G_MAXINT64, 0, "First row of it to use"),
   KD_PARAM_INT (KdTgeoParams, validation_count, 0, G_MAXINT64, 0, "Rows of it to use, 0: all from the first"),
   KD_PARAM_INT (KdTgeoParams, validation_batch_size, 0, G_MAXINT64, 64, "Held-out rows a step, 0: all"),
-  KD_PARAM_BOOL (KdTgeoParams, relation_st, TRUE, "Show the controller how far student and teacher are apart"),
-  KD_PARAM_BOOL (KdTgeoParams, relation_sg, TRUE, "Show it how far the student is from the label"),
-  KD_PARAM_BOOL (KdTgeoParams, relation_tg, TRUE, "Show it how far the teacher is from the label"),
-  KD_PARAM_BOOL (KdTgeoParams, relation_inter, TRUE, "Show it the class's mean prediction and the distances to it"),
+  KD_PARAM_FLAGS (KdTgeoParams, relations, relations, KD_TGEO_ST | KD_TGEO_SG | KD_TGEO_TG | KD_TGEO_INTER, "What the controller is shown beside the three predictions"),
   KD_PARAM_BOOL (KdTgeoParams, diagnostics, FALSE, "Write state, grad.sample.fusion and grad.controller.*"),
   KD_PARAM_UINT64 (KdTgeoParams, seed, 0, "Key of the controller's first numbers"),
   KD_PARAM_END

@@ -39,6 +39,10 @@ gboolean kd_tgeo_controller_load (KdTgeoController *self, gint64 hidden1, gint64
 
 enum { KD_TGEO_MEAN_TABLE,
   KD_TGEO_MEAN_BATCH };
+enum { KD_TGEO_ST = 1,
+  KD_TGEO_SG = 2,
+  KD_TGEO_TG = 4,
+  KD_TGEO_INTER = 8 };
 /* Fields that it reads; from CONTROLLER on the controller's arrays in their order. */
 enum { KD_TGEO_STUDENT,
   KD_TGEO_TEACHER,
@@ -52,7 +56,8 @@ typedef struct {
   gint class_mean;
   gchar *class_mean_location, *validation;
   gint64 hidden1, hidden2, meta_every, validation_first, validation_count, validation_batch_size;
-  gboolean relation_st, relation_sg, relation_tg, relation_inter, diagnostics;
+  guint relations; /* KD_TGEO_ST ... */
+  gboolean diagnostics;
   guint64 seed;
 } KdTgeoParams;
 

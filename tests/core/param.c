@@ -7,13 +7,15 @@ typedef struct {
   guint64 seed;
   gboolean on;
   gint mode;
+  guint parts;
   gchar *text;
 } Block;
 
 static const KdEnumValue modes[] = { { 0, "slow", "" }, { 7, "fast", "" }, { 0, NULL, NULL } };
+static const KdEnumValue parts[] = { { 1, "left", "" }, { 2, "mid", "" }, { 4, "right", "" }, { 0, NULL, NULL } };
 static const KdParam table[] = {
   KD_PARAM_DOUBLE (Block, rate, 0, 1, 0.5, "r"), KD_PARAM_INT (Block, label_count, -5, 5, 2, "l"), KD_PARAM_UINT64 (Block, seed, 3, "s"),
-  KD_PARAM_BOOL (Block, on, TRUE, "o"), KD_PARAM_ENUM (Block, mode, modes, 7, "m"), KD_PARAM_STRING (Block, text, "x", "t"), KD_PARAM_END
+  KD_PARAM_BOOL (Block, on, TRUE, "o"), KD_PARAM_ENUM (Block, mode, modes, 7, "m"), KD_PARAM_FLAGS (Block, parts, parts, 5, "p"), KD_PARAM_STRING (Block, text, "x", "t"), KD_PARAM_END
 };
 
 GST_START_TEST (defaults_and_copies)
@@ -21,7 +23,7 @@ GST_START_TEST (defaults_and_copies)
   Block a = { 0 }, b;
 
   kd_params_init (table, &a);
-  ck_assert (a.rate == 0.5 && a.label_count == 2 && a.seed == 3 && a.on && a.mode == 7);
+  ck_assert (a.rate == 0.5 && a.label_count == 2 && a.seed == 3 && a.on && a.mode == 7 && a.parts == 5);
   kd_params_copy (table, &a, &b, sizeof b);
   ck_assert_str_eq (b.text, "x");
   ck_assert (b.text != a.text);
@@ -36,7 +38,7 @@ GST_END_TEST
 GST_START_TEST (strings_set_members)
 {
   static const gchar *good[][2] = { { "rate", "0.25" }, { "label-count", "-5" }, { "seed", "18446744073709551615" }, { "on", "false" }, { "mode", "slow" },
-    { "text", "a b" } };
+    { "parts", "left+mid" }, { "parts", "" }, { "parts", "right" }, { "text", "a b" } };
   Block a = { 0 };
   GError *error = NULL;
 
@@ -49,7 +51,8 @@ GST_START_TEST (strings_set_members)
     if (i != 2)
       ck_assert_str_eq (back, good[i][1]);
   }
-  ck_assert (a.seed == G_MAXUINT64);
+  ck_assert (a.seed == G_MAXUINT64 && a.parts == 4);
+  ck_assert (kd_param_set_string (kd_param_find (table, "parts"), &a, "right,left,left", "test", &error) && a.parts == 5);
   kd_params_clear (table, &a);
 }
 GST_END_TEST
@@ -68,6 +71,9 @@ GST_START_TEST (bad_strings_are_refused)
     { "seed", "-1", "from 0", KD_ERROR_FORMAT },
     { "on", "perhaps", "true or false", KD_ERROR_FORMAT },
     { "mode", "medium", "slow | fast", KD_ERROR_FORMAT },
+    { "mode", "", "slow | fast", KD_ERROR_FORMAT },
+    { "parts", "left+top", "left+mid+right", KD_ERROR_FORMAT },
+    { "parts", "left+", "left+mid+right", KD_ERROR_FORMAT },
   };
   Block a = { 0 };
 

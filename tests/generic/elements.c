@@ -69,6 +69,11 @@ check_property (GObject *object, GParamSpec *spec)
       g_value_set_enum (&value, G_PARAM_SPEC_ENUM (spec)->enum_class->values[i].value);
       set_and_compare (object, spec, &value);
     }
+  } else if (G_IS_PARAM_SPEC_FLAGS (spec)) {
+    g_value_set_flags (&value, 0);
+    set_and_compare (object, spec, &value);
+    g_value_set_flags (&value, G_PARAM_SPEC_FLAGS (spec)->flags_class->mask);
+    set_and_compare (object, spec, &value);
   } else if (G_IS_PARAM_SPEC_BOOLEAN (spec)) {
     g_value_set_boolean (&value, !g_value_get_boolean (&value));
     set_and_compare (object, spec, &value);

@@ -36,7 +36,7 @@ static const gdouble forward = 0.5 * M_LN2 - 0.5 * 0.40546510810816438; /* KL (q
 GST_START_TEST (test_value)
 {
   static const gdouble state[] = { 0.25, 0.75, 0.5, 0.5, 1, 0, 0.6, 0.4, 0.1225, 0.1225, 0.5625, 0.5625, 0.0625, 0.0625, 0.25, 0.25, 0.16, 0.16 };
-  static const gchar *relations[] = { "relation-st", "relation-sg", "relation-tg", "relation-inter" };
+  static const gchar *relations[] = { "sg+tg+inter", "st,tg,inter", "st+sg+inter", "st+sg+tg" };
   g_auto (Leaf) leaf = { 0 };
   gdouble a = 1 / (1 + exp (-0.7));
 
@@ -54,7 +54,7 @@ GST_START_TEST (test_value)
   for (gsize i = 0; i < 18; i++)
     leaf_expect (&leaf, "state", i, state[i]);
   for (guint k = 0; k < 4; k++) { /* a relation that is off is zeros */
-    g_autofree gchar *properties = g_strdup_printf ("temperature=1 diagnostics=true %s=false", relations[k]);
+    g_autofree gchar *properties = g_strdup_printf ("temperature=1 diagnostics=true relations=%s", relations[k]);
     one_row (&leaf, properties);
     leaf_put (&leaf, "teacher.class_mean", KD_FLOAT32, 2, 2, 0.6, 0.4, 0, 1);
     leaf_run_ok (&leaf);
