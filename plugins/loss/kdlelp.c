@@ -13,7 +13,8 @@
  *  - student.logits: float32 [N M], M = C S, differentiable
  *  - teacher.features.{teacher-field} (embed): float32, float16 or bfloat16 [N D]; teacher.logits: the same types, [N C]
  *  - label: int64 [N], needed by ce-weight above 0
- *  - lelp.projector [D D], lelp.mean [C D], lelp.directions [C S D], lelp.scale [C]: float32 tables, instead of the file; a missing scale is 1
+ *  - lelp.projector [D D], lelp.mean [C D], lelp.directions [C S D], lelp.scale [C]: float32 tables, instead of the file; a missing scale is 1,
+ *    and so is one of 0
  *  - mask, sample.weight: optional, see the base
  *  - adds loss.kd, loss.ce (0 when it has no weight), teacher.subclass.probs: float32 [N M] (p), student.class.logits: float32 [N C], the
  *    log-sum-exp over each class's subclasses: what evaluators want
@@ -98,7 +99,7 @@ fit_clear (Fit *fit)
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Fit, fit_clear)
 
-/* map = U P / kappa, offset = U . mu / kappa; P is symmetric. @scale may be NULL. */
+/* map = U P / kappa, offset = U . mu / kappa. @scale may be NULL; one of 0 (embeddings that do not vary) is 1. */
 static void
 fit_make (Fit *fit, const KdTensor *projector, const KdTensor *mean, const KdTensor *directions, const KdTensor *scale)
 {
@@ -107,7 +108,7 @@ fit_make (Fit *fit, const KdTensor *projector, const KdTensor *mean, const KdTen
 
   *fit = (Fit) { directions->dims[0], n_sub, size, g_new0 (gdouble, directions->dims[0] * n_sub * size), g_new0 (gdouble, directions->dims[0] * n_sub) };
   for (gint64 i = 0; i < fit->n_classes * n_sub; i++) {
-    gdouble kappa = scale ? ((const gfloat *) scale->data)[i / n_sub] : 1;
+    gdouble kappa = scale && ((const gfloat *) scale->data)[i / n_sub] > 0 ? ((const gfloat *) scale->data)[i / n_sub] : 1;
     for (gint64 j = 0; j < size; j++) {
       gdouble along = u[i * size + j] / kappa;
       fit->offset[i] += along * m[i / n_sub * size + j];
