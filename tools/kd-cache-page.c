@@ -30,7 +30,7 @@ at_y (const Frame *frame, gdouble y)
 }
 
 static void
-begin_chart (GString *out, const gchar *title, const Frame *frame, const gchar *x_name)
+begin_chart (GString *out, const gchar *title, const Frame *frame, const gchar *x_name, const gchar *y_name)
 {
   gdouble ticks[12];
   guint n = kd_plot_ticks (0, frame->y_most, 5, ticks);
@@ -47,6 +47,7 @@ begin_chart (GString *out, const gchar *title, const Frame *frame, const gchar *
     g_string_append_printf (out, "<text class=\"x\" x=\"%.1f\" y=\"%.0f\">%s</text>\n", at_x (frame, ticks[i]), HEIGHT - BOTTOM + 16, text);
   }
   g_string_append_printf (out, "<text class=\"x name\" x=\"%.0f\" y=\"%.0f\">%s</text>\n", (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 3, x_name);
+  g_string_append_printf (out, "<text class=\"x name\" transform=\"translate(13 %.0f) rotate(-90)\">%s</text>\n", (TOP + HEIGHT - BOTTOM) / 2, y_name);
 }
 
 static void
@@ -62,11 +63,21 @@ end_chart (GString *out, const KdStats *stats)
   g_string_append (out, "</div></figure>\n");
 }
 
+/* Of several teachers the first ones' lines are wider: where two coincide both are seen. */
+static gdouble
+line_width (const KdStats *stats, guint nth)
+{
+  return 1.6 + MIN (1.8, 6.0 / stats->n) * (stats->n - 1 - nth);
+}
+
 /* A histogram as steps: of one teacher filled, of several over each other as lines. */
 static void
-put_steps (GString *out, const Frame *frame, const gdouble *bins, gdouble total, guint colour, gboolean filled)
+put_steps (GString *out, const Frame *frame, const gdouble *bins, const KdStats *stats, guint nth)
 {
-  g_string_append_printf (out, "<polyline class=\"line c%u\"%s points=\"%.1f,%.1f ", colour % 8, filled ? " style=\"fill:currentColor;fill-opacity:.25\"" : "", at_x (frame, 0), at_y (frame, 0));
+  gdouble total = (gdouble) stats->teachers[nth].n_counted;
+
+  g_string_append_printf (out, "<polyline class=\"line c%u\" style=\"stroke-width:%.1f%s\" points=\"%.1f,%.1f ", nth % 8, line_width (stats, nth),
+      stats->n == 1 ? ";fill:currentColor;fill-opacity:.25" : "", at_x (frame, 0), at_y (frame, 0));
   for (guint i = 0; i < KD_STATS_BINS; i++) {
     gdouble share = bins[i] / MAX (total, 1);
     g_string_append_printf (out, "%.1f,%.1f %.1f,%.1f ", at_x (frame, frame->x_most * i / KD_STATS_BINS), at_y (frame, share),
@@ -94,7 +105,7 @@ put_histogram (GString *out, const KdStats *stats, gboolean entropy)
       frame.y_most = MAX (frame.y_most, bins_of (teacher, entropy)[k] / (gdouble) MAX (teacher->n_counted, 1));
   }
   frame.y_most = MIN (MAX (frame.y_most * 1.08, 0.01), 1);
-  begin_chart (out, entropy ? "Entropy, nats (share of rows)" : "Confidence: probability of the first choice (share of rows)", &frame, entropy ? "entropy" : "confidence");
+  begin_chart (out, entropy ? "Entropy: how undecided it is" : "Confidence: the probability of the first choice", &frame, entropy ? "entropy of a row, nats" : "confidence of a row", "share of rows");
   for (guint i = 0; i < stats->n; i++) {
     /* A teacher of fewer classes ends before the axis does. */
     Frame own = frame;
@@ -113,7 +124,7 @@ put_histogram (GString *out, const KdStats *stats, gboolean entropy)
         for (guint k = 0; k < KD_STATS_BINS; k++)
           bins[(guint) (k * scale)] += bins_of (&stats->teachers[i], entropy)[k];
       }
-      put_steps (steps, &frame, bins, (gdouble) stats->teachers[i].n_counted, i, stats->n == 1);
+      put_steps (steps, &frame, bins, stats, i);
       g_string_append (out, steps->str);
     }
   }
@@ -126,12 +137,12 @@ put_calibration (GString *out, const KdStats *stats)
 {
   const Frame frame = { 1, 1 };
 
-  begin_chart (out, "Calibration: how often the first choice is right", &frame, "confidence");
+  begin_chart (out, "Calibration: dashed: as often right as it says", &frame, "mean confidence", "share of rows that are right");
   g_string_append_printf (out, "<line class=\"zero\" x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\"/>\n", at_x (&frame, 0), at_y (&frame, 0), at_x (&frame, 1), at_y (&frame, 1));
   for (guint i = 0; i < stats->n; i++) {
     const KdStatsTeacher *teacher = &stats->teachers[i];
     g_autoptr (GString) dots = g_string_new (NULL);
-    g_string_append_printf (out, "<polyline class=\"line c%u\" points=\"", i % 8);
+    g_string_append_printf (out, "<polyline class=\"line c%u\" style=\"stroke-width:%.1f\" points=\"", i % 8, line_width (stats, i));
     for (guint k = 0; k < KD_STATS_CALIBRATION_BINS; k++) {
       gdouble rows = teacher->bin_rows[k], x, y;
       if (rows == 0)
@@ -140,7 +151,7 @@ put_calibration (GString *out, const KdStats *stats)
       y = at_y (&frame, teacher->bin_right[k] / rows);
       g_string_append_printf (out, "%.1f,%.1f ", x, y);
       g_string_append_printf (dots, "<circle class=\"c%u\" cx=\"%.1f\" cy=\"%.1f\" r=\"%.1f\"><title>%.0f rows</title></circle>\n", i % 8, x, y,
-          2 + 6 * sqrt (rows / (gdouble) MAX (teacher->n_labels, 1)), rows);
+          1 + line_width (stats, i) / 2 + 6 * sqrt (rows / (gdouble) MAX (teacher->n_labels, 1)), rows);
     }
     g_string_append_printf (out, "\"/>\n%s", dots->str);
   }
@@ -172,20 +183,30 @@ number_cell (GString *out, gboolean known, gdouble value)
   cell (out, "n", "%s", text);
 }
 
+/* (transfer full) a teacher's specification without what it leaves empty. */
+static gchar *
+short_identity (const gchar *identity)
+{
+  g_autoptr (GRegex) empty = g_regex_new (" *[a-z-]+=\"\"", 0, 0, NULL);
+
+  return g_regex_replace_literal (empty, identity, -1, 0, "", 0, NULL);
+}
+
 static void
 put_teachers (GString *out, const KdStats *stats)
 {
-  g_string_append (out, "<h2>Teachers</h2>\n<div class=\"wide\"><table><tr><th>Cache</th><th>Teacher</th><th>Field</th><th class=\"n\">Rows</th><th class=\"n\">Confidence</th><th class=\"n\">Entropy, nats</th>");
+  g_string_append (out, "<h2>Teachers</h2>\n<div class=\"wide\"><table class=\"dense\"><tr><th>Cache</th><th>Teacher</th><th>Field</th><th class=\"n\">Rows</th><th class=\"n\">Mean confidence</th><th class=\"n\">Mean entropy, nats</th>");
   if (stats->has_labels)
-    g_string_append (out, "<th class=\"n\">Labelled</th><th class=\"n\">Accuracy</th><th class=\"n\">NLL</th><th class=\"n\">Calibration error</th>");
+    g_string_append (out, "<th class=\"n\">Labelled</th><th class=\"n\">Accuracy</th><th class=\"n\">NLL, nats</th><th class=\"n\">Calibration error</th>");
   g_string_append (out, "</tr>\n");
   for (guint i = 0; i < stats->n; i++) {
     const KdStatsTeacher *t = &stats->teachers[i];
     gdouble n = (gdouble) MAX (t->n_counted, 1), labels = (gdouble) MAX (t->n_labels, 1);
+    g_autofree gchar *identity = short_identity (t->identity);
     g_string_append (out, "<tr>");
-    cell (out, "name", "%s", t->path);
-    cell (out, "", "%s", t->identity);
-    cell (out, "name", "%s", t->field ? t->field : "none of logits");
+    cell (out, "path", "%s", t->path);
+    cell (out, "spec", "%s", identity);
+    cell (out, "field", "%s", t->field ? t->field : "none of logits");
     number_cell (out, TRUE, (gdouble) t->n_rows);
     number_cell (out, t->n_counted > 0, t->confidence_sum / n);
     number_cell (out, t->n_counted > 0, t->entropy_sum / n);
@@ -197,7 +218,7 @@ put_teachers (GString *out, const KdStats *stats)
     }
     g_string_append (out, "</tr>\n");
   }
-  g_string_append (out, "</table></div>\n<p class=\"sub\">Of a teacher that is cut to its k largest, the rest counts as one class: the entropy is at least this. Its NLL is known only where every label is among "
+  g_string_append (out, "</table></div>\n<p class=\"sub note\">Of a teacher that is cut to its k largest, the rest counts as one class: the entropy is at least this. Its NLL is known only where every label is among "
                         "the k.</p>\n");
 }
 
@@ -206,11 +227,11 @@ put_agreement (GString *out, const KdStats *stats)
 {
   g_string_append (out, "<h2>Agreement</h2>\n<p class=\"sub\">Share of the rows of both in which two teachers have the same first choice.</p>\n<div class=\"wide\"><table><tr><th></th>");
   for (guint k = 0; k < stats->n; k++)
-    cell (out, "n name", "%s", stats->teachers[k].path);
+    cell (out, "n path", "%s", stats->teachers[k].path);
   g_string_append (out, "</tr>\n");
   for (guint i = 0; i < stats->n; i++) {
     g_string_append (out, "<tr>");
-    cell (out, "name", "%s", stats->teachers[i].path);
+    cell (out, "path", "%s", stats->teachers[i].path);
     for (guint k = 0; k < stats->n; k++) {
       if (i == k)
         cell (out, "n", "-");
@@ -269,7 +290,7 @@ put_cost (GString *out, const KdStatsTeacher *teacher)
     const KdCacheEncoding *encoding = kd_cache_reader_encoding (teacher->reader, field->name);
     g_autofree gchar *type = kd_layout_field_string (field), *error = encoding ? kd_tool_number (encoding->max_error) : g_strdup ("-");
     g_string_append (out, "<tr>");
-    cell (out, "name", "%s", i ? "" : teacher->path);
+    cell (out, "path", "%s", i ? "" : teacher->path);
     cell (out, "", "%s", field->name);
     cell (out, "", "%s", type);
     cell (out, "", "%s", encoding ? encoding->name : "as it came");
@@ -280,7 +301,8 @@ put_cost (GString *out, const KdStatsTeacher *teacher)
   g_string_append (out, "<tr>");
   cell (out, "", "%s", "");
   cell (out, "dim", "a row as it is stored, keys with it");
-  cell (out, "dim", "%s on the disk in %u %s", size, info.n_parts, info.packed ? "packed file" : "parts");
+  cell (out, "dim", "%s on the disk in %u %s", size, info.n_parts, info.packed ? "packed file" : info.n_parts == 1 ? "part"
+                                                                                                                   : "parts");
   cell (out, "dim", "%.1f bytes a row on the disk", (gdouble) info.bytes / (gdouble) MAX (teacher->n_rows, 1));
   number_cell (out, TRUE, (gdouble) info.row_bytes);
   cell (out, "n", "%s", "");
@@ -343,6 +365,8 @@ kd_stats_page (const KdStats *stats)
     if (labels)
       put_calibration (out, stats);
     g_string_append (out, "</div>\n");
+    if (labels)
+      g_string_append (out, "<p class=\"sub note\">Calibration: a dot is a fifteenth of the confidences, larger where more rows are.</p>\n");
   }
   if (stats->n > 1)
     put_agreement (out, stats);
