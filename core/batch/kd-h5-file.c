@@ -51,29 +51,80 @@ kd_h5_create (const gchar *path, guint64 bytes, gchar **ret_temporary, GError **
   g_auto (KdHid) access = H5Pcreate (H5P_FILE_ACCESS);
   g_autofree gchar *folder = g_path_get_dirname (path), *base = g_path_get_basename (path);
   g_autofree gchar *name = g_strdup_printf (".%s.partial-%d", base, (int) getpid ());
-  g_autofree gchar *temporary = g_build_filename (folder, name, NULL);
+  g_autofree gchar *temporary = g_build_filename (folder, name, NULL), *reason = NULL;
+  KdH5Fault *fault;
   hid_t file;
 
   if (!kd_h5_reserve (path, -1, bytes, error))
     return -1;
+  fault = g_atomic_rc_box_new0 (KdH5Fault);
   H5Pset_fclose_degree (access, H5F_CLOSE_STRONG);
   H5Pset_file_locking (access, TRUE, TRUE);
-  file = H5Fcreate (temporary, H5F_ACC_TRUNC, H5P_DEFAULT, access);
+  file = kd_h5_driver_use (access, fault) ? H5Fcreate (temporary, H5F_ACC_TRUNC, H5P_DEFAULT, access) : -1;
   if (file < 0) {
-    g_autofree gchar *reason = kd_h5_reason ();
-    const gchar *system = NULL;
-    if (faccessat (AT_FDCWD, folder, W_OK, AT_EACCESS) < 0)
-      system = g_strerror (errno);
-    g_set_error (error, KD_ERROR, KD_ERROR_IO, "Cannot write: path=\"%s\", reason=%s", path, system ? system : reason);
-    return -1;
+    reason = fault->error ? g_strdup (g_strerror (fault->error)) : kd_h5_reason ();
+    g_set_error (error, KD_ERROR, KD_ERROR_IO, "Cannot write: path=\"%s\", reason=%s", path, reason);
   }
-  if (bytes && !kd_h5_reserve (path, file_descriptor (file), bytes, error)) {
-    kd_hid_close (file);
-    unlink (temporary);
+  g_atomic_rc_box_release (fault);
+  if (file >= 0 && bytes && !kd_h5_reserve (path, file_descriptor (file), bytes, error)) {
+    kd_h5_close_created (file, FALSE, temporary, path, error);
     return -1;
   }
   *ret_temporary = g_steal_pointer (&temporary);
   return file;
+}
+
+int
+kd_h5_write_error (hid_t file)
+{
+  const KdH5Fault *fault = kd_h5_driver_fault (file);
+
+  return fault ? fault->error : EIO;
+}
+
+gboolean
+kd_h5_close_created (hid_t file, gboolean good, const gchar *temporary, const gchar *path, GError **error)
+{
+  g_autofree gchar *reason = good ? NULL : kd_h5_reason ();
+  KdH5Fault *fault = kd_h5_driver_fault (file);
+  int saved = EIO;
+
+  if (fault)
+    g_atomic_rc_box_acquire (fault);
+  if (H5Fclose (file) < 0 && good) {
+    good = FALSE;
+    reason = kd_h5_reason ();
+  }
+  if (fault) {
+    saved = fault->error;
+    g_atomic_rc_box_release (fault);
+  }
+  if (good && !saved)
+    return TRUE;
+  unlink (temporary);
+  if (error && !*error)
+    g_set_error (error, KD_ERROR, KD_ERROR_IO, "Cannot write: path=\"%s\", reason=%s", path, saved ? g_strerror (saved) : reason);
+  return FALSE;
+}
+
+gboolean
+kd_h5_write_at (int fd, gconstpointer data, gsize size, guint64 offset)
+{
+  const guint8 *from = data;
+
+  while (size) {
+    gssize done = pwrite (fd, from, size, (off_t) offset);
+    if (done < 0 && errno == EINTR)
+      continue;
+    if (done <= 0) {
+      errno = done < 0 ? errno : ENOSPC;
+      return FALSE;
+    }
+    from += done;
+    size -= (gsize) done;
+    offset += (guint64) done;
+  }
+  return TRUE;
 }
 
 static gboolean
@@ -103,7 +154,7 @@ kd_h5_publish (const gchar *temporary, const gchar *path, GError **error)
     return FALSE;
   }
   if (!sync_path (folder, O_RDONLY | O_DIRECTORY)) {
-    g_set_error (error, KD_ERROR, KD_ERROR_IO, "Cannot sync: folder=\"%s\", reason=%s", folder, g_strerror (errno));
+    g_set_error (error, KD_ERROR, KD_ERROR_IO, "Cannot sync the folder: path=\"%s\", folder=\"%s\", reason=%s", path, folder, g_strerror (errno));
     return FALSE;
   }
   return TRUE;

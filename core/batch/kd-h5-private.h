@@ -157,8 +157,23 @@ KdH5Reader *kd_h5_reader_open_full (const gchar *path, const gchar *group, gbool
 /* kd_h5_reader_size: bytes of the file. */
 guint64 kd_h5_reader_size (const KdH5Reader *reader);
 
+/* KdH5Fault: errno of the first write to a file that failed, or 0; a GLib atomic reference-counted box. Since libhdf5 is not told (kd-h5-driver.c),
+ * its calls succeed: who writes much looks at kd_h5_write_error now and then. */
+typedef struct {
+  int error;
+} KdH5Fault;
+gboolean kd_h5_driver_use (hid_t access, KdH5Fault *fault);
+/* kd_h5_driver_fault: (transfer none) of a file of kd_h5_create. */
+KdH5Fault *kd_h5_driver_fault (hid_t file);
 /* kd_h5_create: a new file under a temporary name beside @path, room for @bytes reserved. @ret_temporary (transfer full). */
 hid_t kd_h5_create (const gchar *path, guint64 bytes, gchar **ret_temporary, GError **error);
+/* kd_h5_write_error: errno of the first write that failed, 0 when all is well. */
+int kd_h5_write_error (hid_t file);
+/* kd_h5_close_created: closes such a file. @good: what the caller thinks of it. TRUE when every byte is written; else @temporary is removed and @error,
+ * unless it is set, says why. */
+gboolean kd_h5_close_created (hid_t file, gboolean good, const gchar *temporary, const gchar *path, GError **error);
+/* kd_h5_write_at: all of it; FALSE with errno. */
+gboolean kd_h5_write_at (int fd, gconstpointer data, gsize size, guint64 offset);
 /* kd_h5_reserve: KD_ERROR_IO when the folder of @path has not @bytes free; with @fd >= 0 the room is taken. */
 gboolean kd_h5_reserve (const gchar *path, int fd, guint64 bytes, GError **error);
 /* kd_h5_publish: sync @temporary, rename it to @path, sync the folder. On failure @temporary is removed. */

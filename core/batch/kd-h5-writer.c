@@ -95,7 +95,8 @@ kd_h5_writer_set_filter (KdH5Writer *writer, const gchar *filter, GError **error
 static gboolean
 fail_write (KdH5Writer *writer, const gchar *name, gsize bytes, GError **error)
 {
-  g_autofree gchar *reason = kd_h5_reason ();
+  int saved = writer->file >= 0 ? kd_h5_write_error (writer->file) : 0;
+  g_autofree gchar *reason = saved ? g_strdup (g_strerror (saved)) : kd_h5_reason ();
   g_autoptr (GError) full = NULL;
 
   writer->failed = TRUE;
@@ -226,7 +227,7 @@ flush_chunks (KdH5Writer *writer, gboolean all, GError **error)
     if (column->dataset < 0)
       column->dataset = kd_h5_put_growing (writer->file, column->name, column->dtype, column->rank, column->dims, column->chunk_rows,
           writer->deflate ? DEFLATE_LEVEL : 0);
-    if (column->dataset < 0 || (rows && !column_extend (column, rows)))
+    if (column->dataset < 0 || (rows && !column_extend (column, rows)) || kd_h5_write_error (writer->file))
       return fail_write (writer, column->name, bytes, error);
     writer->buffered += column->buffer->len;
   }
@@ -378,8 +379,6 @@ kd_h5_writer_finish (KdH5Writer *writer, GError **error)
   g_ptr_array_set_size (writer->columns, 0);
   file = writer->file;
   writer->file = -1;
-  if (H5Fflush (file, H5F_SCOPE_LOCAL) < 0 || H5Fclose (file) < 0)
-    return fail_write (writer, "/", writer->buffered, error);
   temporary = g_steal_pointer (&writer->temporary);
-  return kd_h5_publish (temporary, writer->path, error);
+  return kd_h5_close_created (file, TRUE, temporary, writer->path, error) && kd_h5_publish (temporary, writer->path, error);
 }

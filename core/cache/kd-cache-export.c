@@ -36,20 +36,20 @@ typedef struct {
 } Export;
 
 static gboolean
+put_at (const Export *export, gconstpointer data, gsize n, guint64 offset, GError **error)
+{
+  if (kd_h5_write_at (export->fd, data, n, offset))
+    return TRUE;
+  g_set_error (error, KD_ERROR, KD_ERROR_IO, "Cannot write: path=\"%s\", reason=%s", export->path, g_strerror (errno));
+  return FALSE;
+}
+
+static gboolean
 put (Export *export, gconstpointer data, gsize n, GError **error)
 {
-  for (const guint8 *from = data; n;) {
-    gssize done = write (export->fd, from, n);
-    if (done < 0 && errno == EINTR)
-      continue;
-    if (done <= 0) {
-      g_set_error (error, KD_ERROR, KD_ERROR_IO, "Cannot write: path=\"%s\", reason=%s", export->path, g_strerror (errno));
-      return FALSE;
-    }
-    from += done;
-    n -= (gsize) done;
-    export->at += (guint64) done;
-  }
+  if (!put_at (export, data, n, export->at, error))
+    return FALSE;
+  export->at += n;
   return TRUE;
 }
 
@@ -230,10 +230,7 @@ put_zip_member (Export *export, Member *member, GError **error)
   if (!put (export, header->data, header->len, error) || !put (export, npy, n, error) || !put_values (export, member, error))
     return FALSE;
   final = zip_header (member, FALSE);
-  if (pwrite (export->fd, final->data, final->len, (off_t) member->offset) == (gssize) final->len)
-    return TRUE;
-  g_set_error (error, KD_ERROR, KD_ERROR_IO, "Cannot write: path=\"%s\", reason=%s", export->path, g_strerror (errno));
-  return FALSE;
+  return put_at (export, final->data, final->len, member->offset, error);
 }
 
 static gboolean

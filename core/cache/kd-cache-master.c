@@ -79,12 +79,8 @@ kd_cache_write_master (const KdCacheManifest *manifest, const gchar *path, gbool
       kd_h5_set_attribute (file, "kd.created-by", manifest->created_by);
   for (guint i = 0; good && manifest->layout && i < kd_layout_n_fields (manifest->layout); i++)
     good = write_field (file, manifest, kd_layout_nth (manifest->layout, i), folder_name);
-  if (H5Fclose (file) < 0 || !good) {
-    g_autofree gchar *reason = kd_h5_reason ();
-    unlink (temporary);
-    g_set_error (error, KD_ERROR, KD_ERROR_IO, "Cannot write: path=\"%s\", reason=%s", path, reason);
+  if (!kd_h5_close_created (file, good, temporary, path, error))
     return FALSE;
-  }
   if (sync)
     return kd_h5_publish (temporary, path, error);
   if (rename (temporary, path) == 0)

@@ -19,18 +19,9 @@ typedef struct {
   const gint64 *rows; /* in the order of their keys */
 } Pack;
 
+/* One field, a step at a time; steps are whole checksum blocks and whole chunks. FALSE without @error: it could not be written. */
 static gboolean
-fail_pack (const gchar *output, GError **error)
-{
-  g_autofree gchar *reason = kd_h5_reason ();
-
-  g_set_error (error, KD_ERROR, KD_ERROR_IO, "Cannot write: path=\"%s\", reason=%s", output, reason);
-  return FALSE;
-}
-
-/* One field, a step at a time; steps are whole checksum blocks and whole chunks. */
-static gboolean
-pack_field (Pack *pack, guint nth, const gchar *output, KdTensor **ret_sums, KdCacheProgress progress, gpointer user_data,
+pack_field (Pack *pack, guint nth, KdTensor **ret_sums, KdCacheProgress progress, gpointer user_data,
     GError **error)
 {
   const KdLayoutField *field = kd_layout_nth (pack->to->layout, nth);
@@ -41,7 +32,7 @@ pack_field (Pack *pack, guint nth, const gchar *output, KdTensor **ret_sums, KdC
   KdPackWriter writer;
 
   if (!kd_pack_writer_open (&writer, pack->file, field, n, block, pack->filter))
-    return fail_pack (output, error);
+    return FALSE;
   dataset = writer.dataset;
   step = writer.chunk_rows == n ? n : writer.chunk_rows * MAX ((gint64) (STEP_BYTES / MAX ((gsize) writer.chunk_rows * writer.row_bytes, 1)), 1);
   for (gint64 first = 0; first < n; first += step) {
@@ -51,8 +42,8 @@ pack_field (Pack *pack, guint nth, const gchar *output, KdTensor **ret_sums, KdC
     if (!rows)
       return FALSE;
     memcpy ((gint64 *) sums->data + first / block, piece->data, piece->n_bytes);
-    if (!kd_pack_writer_write (&writer, rows, first))
-      return fail_pack (output, error);
+    if (!kd_pack_writer_write (&writer, rows, first) || kd_h5_write_error (pack->file))
+      return FALSE;
     if (progress)
       progress ((n * nth + first + now) / n_fields, n, user_data);
   }
@@ -61,7 +52,7 @@ pack_field (Pack *pack, guint nth, const gchar *output, KdTensor **ret_sums, KdC
 }
 
 static gboolean
-pack_fields (Pack *pack, const gchar *output, KdCacheProgress progress, gpointer user_data, GError **error)
+pack_fields (Pack *pack, KdCacheProgress progress, gpointer user_data, GError **error)
 {
   g_auto (KdHid) group = H5Gcreate2 (pack->file, KD_CACHE_CHECKSUMS, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
   g_autofree gchar *fields = kd_layout_to_string (pack->to->layout), *text = NULL;
@@ -70,19 +61,17 @@ pack_fields (Pack *pack, const gchar *output, KdCacheProgress progress, gpointer
     const gchar *name = kd_layout_nth (pack->to->layout, i)->name;
     g_autoptr (KdTensor) sums = NULL;
     g_auto (KdHid) stored = -1;
-    if (!pack_field (pack, i, output, &sums, progress, user_data, error))
+    if (!pack_field (pack, i, &sums, progress, user_data, error))
       return FALSE;
     pack->part->checksum = kd_cache_sum_sums (pack->part->checksum, sums);
     stored = kd_h5_put (group, name, KD_INT64, 1, sums->dims, sums->data);
     if (stored < 0)
-      return fail_pack (output, error);
+      return FALSE;
   }
   text = kd_cache_manifest_print (pack->to);
-  if (kd_h5_set_attribute (pack->file, "kd.schema", KD_H5_SCHEMA) && kd_h5_set_attribute (pack->file, "kd.fields", fields) &&
+  return kd_h5_set_attribute (pack->file, "kd.schema", KD_H5_SCHEMA) && kd_h5_set_attribute (pack->file, "kd.fields", fields) &&
       kd_h5_set_attribute (pack->file, "kd.created-by", pack->to->created_by) &&
-      kd_h5_set_attribute (pack->file, KD_CACHE_ATTRIBUTE, text))
-    return TRUE;
-  return fail_pack (output, error);
+      kd_h5_set_attribute (pack->file, KD_CACHE_ATTRIBUTE, text);
 }
 
 static gboolean
@@ -142,13 +131,8 @@ write_pack (Pack *pack, const gchar *output, KdCacheProgress progress, gpointer 
   pack->file = kd_h5_create (output, bytes, &temporary, error);
   if (pack->file < 0)
     return FALSE;
-  good = pack_fields (pack, output, progress, user_data, error);
-  if (H5Fclose (pack->file) < 0 && good)
-    good = fail_pack (output, error);
-  if (good)
-    return kd_h5_publish (temporary, output, error);
-  unlink (temporary);
-  return FALSE;
+  good = pack_fields (pack, progress, user_data, error);
+  return kd_h5_close_created (pack->file, good, temporary, output, error) && kd_h5_publish (temporary, output, error);
 }
 
 gboolean

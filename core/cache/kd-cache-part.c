@@ -93,22 +93,6 @@ allocate (hid_t file, const KdLayoutField *field, gint64 rows, haddr_t *ret_offs
   return dataset;
 }
 
-static gboolean
-write_at (int fd, const guint8 *data, gsize size, guint64 offset)
-{
-  while (size) {
-    gssize done = pwrite (fd, data, size, (off_t) offset);
-    if (done < 0 && errno == EINTR)
-      continue;
-    if (done <= 0)
-      return FALSE;
-    data += done;
-    size -= (gsize) done;
-    offset += (guint64) done;
-  }
-  return TRUE;
-}
-
 /* Rows past libhdf5, in pieces: the checksum has just brought a piece into the processor's cache, and the disk begins with it while
  * the next one is summed. (transfer full) the checksums, NULL with errno. */
 static KdTensor *
@@ -124,7 +108,7 @@ write_rows (int fd, guint64 offset, const KdCacheColumn *column, gint64 rows, gi
     gsize bytes = (gsize) now * column->row_bytes;
     g_autoptr (KdTensor) piece = kd_cache_block_sums (column->data + at, now, column->row_bytes, block_rows);
     memcpy ((gint64 *) sums->data + first / block_rows, piece->data, piece->n_bytes);
-    if (!write_at (fd, column->data + at, bytes, offset + at)) {
+    if (!kd_h5_write_at (fd, column->data + at, bytes, offset + at)) {
       kd_tensor_unref (sums);
       return NULL;
     }
@@ -134,7 +118,7 @@ write_rows (int fd, guint64 offset, const KdCacheColumn *column, gint64 rows, gi
 }
 
 static gboolean
-write_columns (hid_t file, KdCachePart *part, const KdCacheManifest *manifest, const KdCacheColumn *columns)
+write_columns (hid_t file, KdCachePart *part, const KdCacheManifest *manifest, const KdCacheColumn *columns, const gchar *path, GError **error)
 {
   g_auto (KdHid) group = H5Gcreate2 (file, KD_CACHE_CHECKSUMS, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
   g_autofree gchar *fields = kd_layout_to_string (manifest->layout);
@@ -148,10 +132,13 @@ write_columns (hid_t file, KdCachePart *part, const KdCacheManifest *manifest, c
     g_auto (KdHid) dataset = allocate (file, field, part->rows, &offset);
     g_auto (KdHid) stored = -1;
     g_autoptr (KdTensor) sums = NULL;
-    if (offset != HADDR_UNDEF || columns[i].row_bytes == 0)
-      sums = write_rows (*(int *) handle, offset, &columns[i], part->rows, manifest->block_rows);
-    if (!sums)
+    if (offset == HADDR_UNDEF && columns[i].row_bytes)
       return FALSE;
+    sums = write_rows (*(int *) handle, offset, &columns[i], part->rows, manifest->block_rows);
+    if (!sums) {
+      g_set_error (error, KD_ERROR, KD_ERROR_IO, "Cannot write: path=\"%s\", dataset=\"%s\", rows=%" G_GINT64_FORMAT ", reason=%s", path, field->name, part->rows, g_strerror (errno));
+      return FALSE;
+    }
     part->checksum = kd_cache_sum_sums (part->checksum, sums);
     stored = kd_h5_put (group, field->name, KD_INT64, 1, sums->dims, sums->data);
     if (stored < 0)
@@ -166,26 +153,23 @@ kd_cache_part_store (const KdCacheManifest *manifest, KdCachePart *part, const g
     GError **error)
 {
   g_auto (KdH5Guard) guard = kd_h5_enter ();
-  g_autofree gchar *temporary = NULL, *reason = NULL;
+  g_autofree gchar *temporary = NULL;
   guint64 bytes = (guint64) part->rows * kd_cache_row_bytes (manifest->layout);
   hid_t file = kd_h5_create (path, bytes, &temporary, error);
   struct stat info;
+  gboolean good;
 
   if (file < 0)
     return FALSE;
-  errno = 0;
-  if (!write_columns (file, part, manifest, columns))
-    reason = errno ? g_strdup (g_strerror (errno)) : kd_h5_reason ();
-  if (H5Fclose (file) < 0 && !reason)
-    reason = kd_h5_reason ();
-  if (reason || stat (temporary, &info) < 0) {
-    unlink (temporary);
-    g_set_error (error, KD_ERROR, KD_ERROR_IO, "Cannot write: path=\"%s\", wanted=%" G_GUINT64_FORMAT " bytes, reason=%s", path, bytes,
-        reason ? reason : "it vanished");
+  good = write_columns (file, part, manifest, columns, path, error);
+  if (!kd_h5_close_created (file, good, temporary, path, error))
     return FALSE;
+  if (stat (temporary, &info) == 0) {
+    part->bytes = info.st_size;
+    return kd_h5_publish (temporary, path, error);
   }
-  part->bytes = info.st_size;
-  return kd_h5_publish (temporary, path, error);
+  g_set_error (error, KD_ERROR, KD_ERROR_IO, "Cannot write: path=\"%s\", temporary=\"%s\", reason=%s", path, temporary, g_strerror (errno));
+  return FALSE;
 }
 
 KdCachePart *

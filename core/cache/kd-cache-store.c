@@ -200,22 +200,18 @@ kd_cache_manifest_print (const KdCacheManifest *manifest)
   return json_generator_to_data (generator, NULL);
 }
 
+/* FALSE with errno. */
 static gboolean
 write_file (const gchar *path, const gchar *text)
 {
-  int fd = open (path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  gsize left = strlen (text);
+  int fd = open (path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666), saved;
+  gboolean good = fd >= 0 && kd_h5_write_at (fd, text, strlen (text), 0);
 
-  while (fd >= 0 && left) {
-    gssize done = write (fd, text, left);
-    if (done < 0 && errno != EINTR)
-      break;
-    text += MAX (done, 0);
-    left -= (gsize) MAX (done, 0);
-  }
-  if (fd >= 0 && close (fd) < 0)
+  saved = errno;
+  if (fd >= 0 && close (fd) < 0 && good)
     return FALSE;
-  return fd >= 0 && left == 0;
+  errno = saved;
+  return good;
 }
 
 gboolean
