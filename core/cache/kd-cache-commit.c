@@ -13,6 +13,19 @@ struct _KdCacheFlight {
   GError *error;
 };
 
+/* Whether the manifest on the disk names the part, or may: one that was replaced but whose folder could not be synced does. */
+static gboolean
+may_be_named (const gchar *path, const KdCachePart *part)
+{
+  g_autofree gchar *folder = kd_cache_folder (path), *file = g_build_filename (folder, KD_CACHE_MANIFEST, NULL);
+  g_autoptr (KdCacheManifest) manifest = g_file_test (file, G_FILE_TEST_EXISTS) ? kd_cache_manifest_load (path, NULL) : kd_cache_manifest_new ();
+  gboolean found = manifest == NULL;
+
+  for (guint i = 0; manifest && i < manifest->parts->len; i++)
+    found |= g_str_equal (((KdCachePart *) g_ptr_array_index (manifest->parts, i))->file, part->file);
+  return found;
+}
+
 static gboolean
 enter_part (KdCacheFlight *flight)
 {
@@ -28,7 +41,8 @@ enter_part (KdCacheFlight *flight)
   manifest->complete = FALSE;
   if (kd_cache_manifest_save (manifest, flight->path, &flight->error))
     return TRUE;
-  unlink (path);
+  if (!may_be_named (flight->path, part))
+    unlink (path);
   manifest->n_rows -= part->rows;
   g_ptr_array_set_size (manifest->parts, (gint) manifest->parts->len - 1);
   return FALSE;

@@ -213,29 +213,28 @@ flush (KdCacheCopy *copy, GError **error)
   return enter (copy, part, error);
 }
 
-/* In the kernel where the file systems can, which then may share the blocks. */
+/* In the kernel where the file systems can, which then may share the blocks. FALSE with errno, 0: the source was cut. */
 static gboolean
 copy_bytes (int from, int to, gint64 bytes)
 {
   g_autofree guint8 *buffer = NULL;
 
-  while (bytes > 0) {
-    gssize done = buffer ? -1 : copy_file_range (from, NULL, to, NULL, (size_t) MIN (bytes, (gint64) 64 << 20), 0);
-    if (done < 0 && !buffer && (errno == EXDEV || errno == EINVAL || errno == ENOSYS || errno == EOPNOTSUPP))
+  for (gint64 at = 0; at < bytes;) {
+    off_t in = at, out = at;
+    gssize done = buffer ? pread (from, buffer, MIN (STEP_BYTES, (gsize) (bytes - at)), in) : copy_file_range (from, &in, to, &out, (size_t) MIN (bytes - at, (gint64) 64 << 20), 0);
+    if (done < 0 && !buffer && (errno == EXDEV || errno == EINVAL || errno == ENOSYS || errno == EOPNOTSUPP)) {
       buffer = g_malloc (STEP_BYTES);
-    if (buffer) {
-      gssize there = read (from, buffer, MIN (STEP_BYTES, (gsize) bytes));
-      done = there <= 0 ? there : 0;
-      for (gssize put; there > done && (put = write (to, buffer + done, (size_t) (there - done))) > 0;)
-        done += put;
-      if (there > 0 && done < there)
-        return FALSE;
+      continue;
     }
     if (done < 0 && errno == EINTR)
       continue;
-    if (done <= 0)
+    if (done <= 0) {
+      errno = done < 0 ? errno : 0;
       return FALSE;
-    bytes -= done;
+    }
+    if (buffer && !kd_h5_write_at (to, buffer, (gsize) done, (guint64) at))
+      return FALSE;
+    at += done;
   }
   return TRUE;
 }
@@ -245,17 +244,20 @@ copy_file (const gchar *source, const gchar *target, gint64 bytes, GError **erro
 {
   g_autofree gchar *folder = g_path_get_dirname (target), *name = g_path_get_basename (target);
   g_autofree gchar *temporary = g_strdup_printf ("%s/.%s.partial-%d", folder, name, (int) getpid ());
-  int from = open (source, O_RDONLY | O_CLOEXEC), to = open (temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  gboolean good = from >= 0 && to >= 0 && kd_h5_reserve (target, to, (guint64) bytes, error);
-  int reason;
+  int from = open (source, O_RDONLY | O_CLOEXEC), to = from < 0 ? -1 : open (temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  int reason = to < 0 ? errno : 0;
+  gboolean good = to >= 0 && kd_h5_reserve (target, to, (guint64) bytes, error);
 
-  errno = 0;
-  good = good && copy_bytes (from, to, bytes);
-  reason = errno;
+  if (good) {
+    good = copy_bytes (from, to, bytes);
+    reason = good ? 0 : errno;
+  }
   if (from >= 0)
     close (from);
-  if (to >= 0 && close (to) < 0)
+  if (to >= 0 && close (to) < 0 && good) {
+    reason = errno;
     good = FALSE;
+  }
   if (good)
     return kd_h5_publish (temporary, target, error);
   unlink (temporary);

@@ -157,6 +157,7 @@ quarantine_losses (const KdCacheRepair *repair, const gchar *path, const gchar *
 {
   g_autofree gchar *quarantine = g_build_filename (folder, QUARANTINE, NULL), *report = g_build_filename (quarantine, REPORT, NULL), *before = NULL;
   g_autoptr (GString) text = g_string_new (NULL);
+  g_autoptr (GError) why = NULL;
 
   if (repair->losses->len == 0)
     return TRUE;
@@ -173,7 +174,7 @@ quarantine_losses (const KdCacheRepair *repair, const gchar *path, const gchar *
     if (loss->quarantined && link (source, target) < 0 && errno != EEXIST)
       return fail (path, g_strerror (errno), error);
   }
-  return g_file_set_contents (report, text->str, -1, error);
+  return g_file_set_contents (report, text->str, -1, &why) || fail (path, why->message, error);
 }
 
 /* Names in the folder that the quarantine has too: also those of a repair that was killed. */
