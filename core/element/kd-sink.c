@@ -9,7 +9,7 @@ typedef struct {
   KdLayout *layout;
   gpointer state; /* of a KdSinkDesc leaf */
   gboolean opened;
-  gboolean failed; /* said once why; GStreamer sends refused caps again with every buffer */
+  gboolean failed; /* said once why; GStreamer sends refused caps again with every buffer, and sources send EOS after an error too */
 } KdSinkPrivate;
 
 G_DEFINE_ABSTRACT_TYPE_WITH_PRIVATE (KdSink, kd_sink, GST_TYPE_BASE_SINK)
@@ -77,6 +77,7 @@ sink_render (GstBaseSink *base, GstBuffer *buffer)
   if (!KD_SINK_GET_CLASS (self)->write (self, buffer, batch, &error)) {
     if (error) /* else an element upstream failed and has said why */
       kd_element_post_error (GST_ELEMENT (self), error);
+    PRIVATE (self)->failed = TRUE;
     return GST_FLOW_ERROR;
   }
   return GST_FLOW_OK;
@@ -92,7 +93,7 @@ sink_event (GstBaseSink *base, GstEvent *event)
   guint epoch = 0;
 
   if (GST_EVENT_TYPE (event) == GST_EVENT_EOS && klass->finish)
-    ok = klass->finish (self, &error);
+    ok = !PRIVATE (self)->failed && klass->finish (self, &error);
   else if (gst_event_has_name (event, KD_EVENT_EPOCH) && klass->epoch) {
     gst_structure_get_uint (gst_event_get_structure (event), "epoch", &epoch);
     ok = klass->epoch (self, epoch, &error);

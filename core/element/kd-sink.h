@@ -14,7 +14,7 @@ G_DECLARE_DERIVABLE_TYPE (KdSink, kd_sink, KD, SINK, GstBaseSink)
  * @desc: its params are properties; state block as for any leaf
  * @negotiate: the layout is known (again)
  * @write: one batch; the buffer may be sent upstream by reference while this runs
- * @epoch, @finish: end of an epoch, of the stream
+ * @epoch, @finish: end of an epoch, of the stream; no @finish after a @write that failed
  * @identity: what the rows came through (KD_EVENT_IDENTITY)
  * @query: custom queries (KD_QUERY_*); TRUE when answered
  * @start, @stop: READY<->PAUSED

@@ -80,7 +80,6 @@ typedef struct {
   gboolean has_identity;
   gint64 total, n_epochs, epochs_done;
   gboolean inside_epoch; /* a batch came since the last end of an epoch */
-  gboolean failed;       /* said already why */
   gint64 n_seen, n_reported, started_us, reported_us;
   gdouble waited; /* for the disk, until the last report */
 } KdCacheSink;
@@ -265,10 +264,8 @@ kd_cache_sink_write (KdSink *sink, GstBuffer *buffer, KdBatch *batch, GError **e
   KdCacheSink *self = self_of (sink);
 
   self->inside_epoch = TRUE;
-  if (!append_batch (self, buffer, batch, error)) {
-    self->failed = TRUE;
+  if (!append_batch (self, buffer, batch, error))
     return FALSE;
-  }
   self->n_seen += batch->n_samples;
   report (self, FALSE);
   return TRUE;
@@ -290,9 +287,7 @@ kd_cache_sink_finish (KdSink *sink, GError **error)
   gboolean stopped = self->total > 0 && (self->inside_epoch || self->epochs_done < MAX (self->n_epochs, 1));
 
   if (!self->writer && self->epochs_done == 0)
-    return TRUE;    /* nothing came: a dry run */
-  if (self->failed) /* the source sends EOS after an error too */
-    return FALSE;
+    return TRUE; /* nothing came: a dry run */
   if (!open_writer (self, error))
     return FALSE;
   if (!(stopped ? kd_cache_writer_stop (self->writer, error) : kd_cache_writer_finish (self->writer, error)))
@@ -320,7 +315,7 @@ kd_cache_sink_stop (KdSink *sink)
   g_clear_pointer (&self->writer, kd_cache_writer_close);
   kd_cache_plan_clear (&self->plan);
   kd_cache_identity_clear (&self->identity);
-  self->has_identity = self->inside_epoch = self->failed = FALSE;
+  self->has_identity = self->inside_epoch = FALSE;
   self->total = self->n_epochs = self->epochs_done = self->n_seen = self->n_reported = 0;
   self->waited = 0;
 }

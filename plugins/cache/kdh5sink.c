@@ -24,7 +24,6 @@ typedef struct {
 typedef struct {
   KdH5Writer *writer;
   GPtrArray *names; /* interned */
-  gboolean failed;  /* said already why */
 } KdH5SinkState;
 
 static const KdParam kd_h5_sink_params[] = {
@@ -98,8 +97,7 @@ kd_h5_sink_write (gpointer state_block, KdBatch *batch, GError **error)
       return FALSE;
     }
   }
-  state->failed = !kd_h5_writer_append (state->writer, state->names->len, (const gchar *const *) state->names->pdata, tensors, error);
-  return !state->failed;
+  return kd_h5_writer_append (state->writer, state->names->len, (const gchar *const *) state->names->pdata, tensors, error);
 }
 
 static gboolean
@@ -107,7 +105,7 @@ kd_h5_sink_finish (gpointer state_block, GError **error)
 {
   KdH5SinkState *state = state_block;
 
-  return state->writer && !state->failed && kd_h5_writer_finish (state->writer, error);
+  return state->writer && kd_h5_writer_finish (state->writer, error);
 }
 
 static void
