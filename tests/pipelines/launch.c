@@ -1,5 +1,5 @@
 /* kd launch on whole graphs: dry runs, reports, seeds, signals. */
-#include "../tools/kd-command.h"
+#include "kd-command.h"
 #include <json-glib/json-glib.h>
 #include <sys/stat.h>
 

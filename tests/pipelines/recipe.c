@@ -1,5 +1,5 @@
 /* kd run on a small recipe: steps, skipping, failing, comparing. */
-#include "../tools/kd-command.h"
+#include "kd-command.h"
 #include <json-glib/json-glib.h>
 
 static const gchar recipe[] =
