@@ -4,7 +4,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -42,6 +44,34 @@ file_descriptor (hid_t file)
   void *handle = NULL;
 
   return H5Fget_vfd_handle (file, H5P_DEFAULT, &handle) >= 0 && handle ? *(int *) handle : -1;
+}
+
+/* The lock is of those who write from another machine, whose processes nobody here knows. */
+static gboolean
+is_abandoned (const gchar *file, const gchar *number)
+{
+  gint64 pid = g_ascii_strtoll (number, NULL, 10);
+  int fd = pid > 0 && kill ((pid_t) pid, 0) < 0 && errno == ESRCH ? open (file, O_RDONLY | O_CLOEXEC) : -1;
+  gboolean is_free = fd >= 0 && (flock (fd, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK);
+
+  if (fd >= 0)
+    close (fd);
+  return is_free;
+}
+
+void
+kd_h5_sweep (const gchar *path)
+{
+  g_autofree gchar *folder = g_path_get_dirname (path), *base = g_path_get_basename (path);
+  g_autofree gchar *prefix = g_strdup_printf (".%s.partial-", base);
+  g_autoptr (GDir) dir = g_dir_open (folder, 0, NULL);
+  const gchar *name;
+
+  while (dir && (name = g_dir_read_name (dir))) {
+    g_autofree gchar *file = g_build_filename (folder, name, NULL);
+    if (g_str_has_prefix (name, prefix) && is_abandoned (file, name + strlen (prefix)))
+      unlink (file);
+  }
 }
 
 hid_t

@@ -165,6 +165,8 @@ typedef struct {
 gboolean kd_h5_driver_use (hid_t access, KdH5Fault *fault);
 /* kd_h5_driver_fault: (transfer none) of a file of kd_h5_create. */
 KdH5Fault *kd_h5_driver_fault (hid_t file);
+/* kd_h5_sweep: removes what killed processes left of writing @path: temporary files whose process is gone, and that nobody has locked. */
+void kd_h5_sweep (const gchar *path);
 /* kd_h5_create: a new file under a temporary name beside @path, room for @bytes reserved. @ret_temporary (transfer full). */
 hid_t kd_h5_create (const gchar *path, guint64 bytes, gchar **ret_temporary, GError **error);
 /* kd_h5_write_error: errno of the first write that failed, 0 when all is well. */

@@ -52,9 +52,11 @@ kd_h5_writer_new (const gchar *path, GError **error)
 {
   g_auto (KdH5Guard) guard = kd_h5_enter ();
   g_autofree gchar *temporary = NULL;
-  hid_t file = kd_h5_create (path, 0, &temporary, error);
   KdH5Writer *writer;
+  hid_t file;
 
+  kd_h5_sweep (path);
+  file = kd_h5_create (path, 0, &temporary, error);
   if (file < 0)
     return NULL;
   writer = g_new0 (KdH5Writer, 1);

@@ -355,6 +355,7 @@ write_file (Export *export, const gchar *output, GError **error)
 
   for (guint i = 0; i < export->members->len; i++)
     bytes += g_array_index (export->members, Member, i).n_bytes;
+  kd_h5_sweep (output);
   export->fd = open (temporary, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (export->fd < 0) {
     g_set_error (error, KD_ERROR, KD_ERROR_IO, "Cannot write: path=\"%s\", reason=%s", output, g_strerror (errno));

@@ -128,6 +128,7 @@ write_pack (Pack *pack, const gchar *output, KdCacheProgress progress, gpointer 
   guint64 bytes = g_str_equal (pack->filter, "none") ? (guint64) pack->from->n_rows * kd_cache_row_bytes (pack->to->layout) : 0;
   gboolean good;
 
+  kd_h5_sweep (output);
   pack->file = kd_h5_create (output, bytes, &temporary, error);
   if (pack->file < 0)
     return FALSE;
