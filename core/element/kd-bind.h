@@ -31,6 +31,7 @@ typedef struct {
   gchar *owner;
   guint n_in, n_out;
   const gchar *teacher; /* interned fingerprint, from the stream's identity, or NULL */
+  gboolean signalled;   /* KdCall's, of the next call */
   gpointer element;     /* of a loss where a trainer ends the graph: it can look ahead; else NULL */
   KdBoundField in[KD_MAX_FIELDS], out[KD_MAX_FIELDS];
 } KdBinding;

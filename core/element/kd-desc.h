@@ -98,6 +98,7 @@ struct _KdCall {
   const gint64 *sample_id;   /* [N] or NULL */
   const gint64 *sample_view; /* [N] or NULL */
   const gchar *teacher;      /* fingerprint of the stream's teacher, or NULL where nobody has said it */
+  gboolean signalled;        /* the descriptor's `signal` came since the last batch */
   gint64 size[26];           /* sizes bound to letters: size['C' - 'A'] */
   guint32 purpose;           /* of the element's random stream */
   gboolean (*look_ahead) (const KdCall *call, KdLookahead *ahead, GError **error);
@@ -120,15 +121,18 @@ kd_call_size (const KdCall *call, gchar letter)
 /** kd_call_random: sample @n's own stream; the same for a sample and view whatever batch it stands in. */
 KD_API void kd_call_random (const KdCall *call, gint64 n, KdRandom *ret_random);
 
-/** KdStateField: one array inside a leaf's state block that checkpoints keep (offset of the data, count, dtype). */
+/** KdStateField: one array inside a leaf's state block that checkpoints keep (offset of the data, count, dtype).
+ * @property, @blurb: of one float64: a read-only property that shows it, or NULL */
 typedef struct {
   const gchar *name;
   gsize offset;
   KdDtype dtype;
   guint n;
+  const gchar *property, *blurb;
 } KdStateField;
 
 /* clang-format off */
+#define KD_STATE_SHOWN(S, m, name_of_property, text) { .name = #m, .offset = G_STRUCT_OFFSET (S, m), .dtype = KD_FLOAT64, .n = 1, .property = (name_of_property), .blurb = (text) }
 #define KD_STATE_FIELD(S, m, type, count) { .name = #m, .offset = G_STRUCT_OFFSET (S, m), .dtype = (type), .n = (count) }
 
 /* Members that every descriptor begins with.
@@ -136,6 +140,8 @@ typedef struct {
  * formula: "{name}" in it stands for a property's value, or for the formula of that value; units: of the result, and its reduction
  * provides: patterns of fields that it adds beside its outputs ("student.*"), for messages and kd inspect
  * state_init may be NULL (zeroed then); state_open reads the files that the state comes from; state_fields ends with a NULL name.
+ * resets: the property reset=true and a flush make the state new before the next batch
+ * signal: name of a custom event, in either direction, by which an application speaks to the leaf; or NULL
  * state_save, state_load: beside state_fields, for arrays whose size the data decides: into and from @table (name, owned -> KdTensor, owned). */
 #define KD_DESC_HEAD                                                                                                   \
   const gchar *name;                                                                                                   \
@@ -154,6 +160,8 @@ typedef struct {
   gboolean (*state_open) (gconstpointer params, gpointer state, GError **error);                                       \
   void (*state_clear) (gpointer state);                                                                                \
   const KdStateField *state_fields;                                                                                    \
+  gboolean resets;                                                                                                     \
+  const gchar *signal;                                                                                                 \
   void (*state_save) (gconstpointer state, GHashTable *table);                                                         \
   gboolean (*state_load) (gconstpointer params, gpointer state, GHashTable *table, GError **error);
 /* clang-format on */

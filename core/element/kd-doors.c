@@ -91,6 +91,7 @@ kd_call_init (KdCall *call, const KdBinding *binding, gconstpointer params, cons
     .sample_id = int64_column (batch, "sample.id"),
     .sample_view = int64_column (batch, "sample.view"),
     .teacher = binding->teacher,
+    .signalled = binding->signalled,
     .purpose = kd_random_purpose (binding->desc->name),
     .look_ahead = binding->element ? kd_binding_look_ahead : NULL,
     .element = binding->element,

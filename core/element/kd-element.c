@@ -213,7 +213,7 @@ kd_element_sink_event (GstPad *pad, GstObject *parent, GstEvent *event)
   KdElement *self = KD_ELEMENT (parent);
   KdElementClass *klass = KD_ELEMENT_GET_CLASS (self);
   GError *error = NULL;
-  gboolean ok = TRUE;
+  gboolean ok = TRUE, taken = klass->event && klass->event (self, event);
 
   switch (GST_EVENT_TYPE (event)) {
   case GST_EVENT_CAPS:
@@ -236,7 +236,7 @@ kd_element_sink_event (GstPad *pad, GstObject *parent, GstEvent *event)
   }
   if (!ok && error)
     kd_element_post_error (GST_ELEMENT (self), error);
-  return gst_pad_event_default (pad, parent, event) && ok;
+  return (gst_pad_event_default (pad, parent, event) || taken) && ok;
 }
 
 /* Upstream: the element takes its part, then the event goes on; it counts as handled when anybody took it. */
@@ -253,8 +253,9 @@ kd_element_src_event (GstPad *pad, GstObject *parent, GstEvent *event)
     return gst_pad_event_default (pad, parent, event);
   if (save && klass->save && !klass->save (self, kd_checkpoint_table (save->checkpoint, GST_OBJECT_NAME (self), TRUE), &error))
     save->failed = TRUE;
+  handled = klass->event && klass->event (self, event);
   if (!error && klass->upstream)
-    handled = klass->upstream (self, event, &error);
+    handled = klass->upstream (self, event, &error) || handled;
   if (error) {
     kd_element_post_error (GST_ELEMENT (self), error);
     gst_event_unref (event);

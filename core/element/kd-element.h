@@ -18,6 +18,7 @@ G_DECLARE_DERIVABLE_TYPE (KdElement, kd_element, KD, ELEMENT, GstElement)
  * @start, @stop: READY<->PAUSED; state lives between them
  * @epoch: a kd-epoch passes; @finish: EOS, before it goes on
  * @identify: add to the identity structure that passes
+ * @event: a flush or a custom event of either direction, before anything else, in whatever thread; TRUE: it was for this element
  * @upstream: an upstream kd event; TRUE: handled, but it goes on all the same (return value is kept)
  * @save, @load: state for checkpoints
  * @resume: a kd-resume answer passes on its way to the source
@@ -35,6 +36,7 @@ struct _KdElementClass {
   gboolean (*epoch) (KdElement *self, guint epoch, GError **error);
   gboolean (*finish) (KdElement *self, GError **error);
   void (*identify) (KdElement *self, GstStructure *identity);
+  gboolean (*event) (KdElement *self, GstEvent *event);
   gboolean (*upstream) (KdElement *self, GstEvent *event, GError **error);
   gboolean (*save) (KdElement *self, GHashTable *table, GError **error);
   gboolean (*load) (KdElement *self, GHashTable *table, GError **error);

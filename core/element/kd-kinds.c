@@ -277,6 +277,7 @@ loss_leaf_class_init (gpointer klass, gpointer desc)
 {
   KD_LEAF_ELEMENT_CLASS (klass)->outputs = ((const KdLossDesc *) desc)->outputs;
   kd_element_class_install (klass, desc, "loss", "Filter/Loss", loss_base_table (desc), sizeof (KdRunOptions));
+  kd_leaf_class_show (klass);
 }
 
 static void
@@ -284,6 +285,7 @@ transform_leaf_class_init (gpointer klass, gpointer desc)
 {
   KD_LEAF_ELEMENT_CLASS (klass)->outputs = ((const KdTransformDesc *) desc)->outputs;
   kd_element_class_install (klass, desc, "transform", "Filter/Transform", NULL, 0);
+  kd_leaf_class_show (klass);
 }
 
 static void
@@ -291,12 +293,14 @@ augment_leaf_class_init (gpointer klass, gpointer desc)
 {
   KD_LEAF_ELEMENT_CLASS (klass)->outputs = ((const KdAugmentDesc *) desc)->outputs;
   kd_element_class_install (klass, desc, "augment", "Filter/Augmentation", kd_augment_base_params, sizeof (KdRunOptions));
+  kd_leaf_class_show (klass);
 }
 
 static void
 selector_leaf_class_init (gpointer klass, gpointer desc)
 {
   kd_element_class_install (klass, desc, "selector", "Filter/Selector", kd_selector_base_params, sizeof (KdRunOptions));
+  kd_leaf_class_show (klass);
 }
 
 gboolean

@@ -113,8 +113,9 @@ leaf_process (KdElement *element, GstBuffer **buffer, KdBatch *batch, GError **e
 {
   KdLeafElement *self = KD_LEAF_ELEMENT (element);
 
-  if (!KD_LEAF_ELEMENT_GET_CLASS (self)->run (self, LEAF (self), batch, error))
+  if (!kd_leaf_obey (element, error) || !KD_LEAF_ELEMENT_GET_CLASS (self)->run (self, LEAF (self), batch, error))
     return FALSE;
+  kd_leaf_show (self);
   if (G_UNLIKELY (batch->n_samples == 0))
     g_clear_pointer (buffer, gst_buffer_unref); /* a selector took all of it */
   return TRUE;
@@ -129,6 +130,7 @@ leaf_stop (KdElement *element)
   g_clear_pointer (&leaf->binding, kd_binding_free);
   g_clear_pointer (&leaf->schedule, kd_schedule_free);
   leaf->teacher = NULL;
+  leaf->reset = leaf->signalled = FALSE;
 }
 
 /* Comes after the layout, before the first batch. */
@@ -199,6 +201,7 @@ kd_leaf_element_class_init (KdLeafElementClass *klass)
   element_class->identify = leaf_identify;
   element_class->save = leaf_save;
   element_class->load = leaf_load;
+  element_class->event = kd_leaf_event;
   G_OBJECT_CLASS (klass)->finalize = kd_leaf_element_finalize;
 }
 
@@ -207,7 +210,7 @@ kd_leaf_element_init (KdLeafElement *self)
 {
 }
 
-const KdLeaf *
+KdLeaf *
 kd_leaf_element_peek (KdLeafElement *self)
 {
   return LEAF (self);

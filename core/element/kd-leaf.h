@@ -6,12 +6,15 @@
 
 G_BEGIN_DECLS
 
+#define KD_MAX_SHOWN 4
 /** KdLeaf: the state of a running leaf: its binding and its state block. */
 typedef struct {
   KdBinding *binding;
   gpointer state;
-  KdSchedule *schedule; /* losses: parameters that change during the run, or NULL */
-  const gchar *teacher; /* interned fingerprint, as the stream's identity says, or NULL */
+  KdSchedule *schedule;        /* losses: parameters that change during the run, or NULL */
+  const gchar *teacher;        /* interned fingerprint, as the stream's identity says, or NULL */
+  gint reset, signalled;       /* atomic: what is asked for before the next batch */
+  gdouble shown[KD_MAX_SHOWN]; /* what the read-only properties say; under the object's lock */
 } KdLeaf;
 
 #define KD_TYPE_LEAF_ELEMENT (kd_leaf_element_get_type ())
@@ -33,7 +36,16 @@ struct _KdLeafElementClass {
 };
 
 /** kd_leaf_element_peek: (transfer none). */
-const KdLeaf *kd_leaf_element_peek (KdLeafElement *self);
+KdLeaf *kd_leaf_element_peek (KdLeafElement *self);
+
+/** kd_leaf_class_show: installs `reset` and the read-only properties that the descriptor asks for; after kd_element_class_install. */
+void kd_leaf_class_show (KdElementClass *klass);
+/** kd_leaf_show: after a batch: the read-only properties say what the state does, and tell when it is something new. */
+void kd_leaf_show (KdLeafElement *self);
+/** kd_leaf_event: a flush or the descriptor's signal, in whatever thread; TRUE: it was for this leaf. */
+gboolean kd_leaf_event (KdElement *element, GstEvent *event);
+/** kd_leaf_obey: before a batch: what they asked for. */
+gboolean kd_leaf_obey (KdElement *element, GError **error);
 
 /** kd_desc_state_new, kd_desc_state_open, kd_desc_state_free: a descriptor's state block; open also reads its files: FALSE with @error when
  * it cannot. A leaf without state has NULL. */
@@ -44,6 +56,7 @@ void kd_desc_state_free (const KdDesc *desc, gpointer state);
 /** KdPropertyPair: the properties of a base class and of a leaf, side by side. Ids count from 1 for the base's rows and from KD_LEAF_ID for the leaf's;
  * a leaf's row hides the base's of that name. */
 #define KD_LEAF_ID 100
+#define KD_STATE_ID 200
 typedef struct {
   KdProperties base, leaf;
 } KdPropertyPair;

@@ -21,7 +21,8 @@
  * ## Units
  * nats; token-mean over the counted rows by default. The schedule sees J before `weight`.
  * ## State
- * t, m, J_prev and k go into checkpoints; a resumed run goes on with them.
+ * t, m, J_prev and k go into checkpoints; a resumed run goes on with them. The end of the stream and epochs change nothing; a flush and the
+ * property reset=true begin anew with the next batch. The property current-t shows t (and notifies).
  * ## Errors
  * t-start not below 1 or above t-end, total-steps not set (KD_ERROR_RANGE); no label, no train.step (KD_ERROR_FIELD); train.step below 0
  * (KD_ERROR_RANGE). A loss that is not finite stops and leaves the state as it was.
@@ -107,7 +108,7 @@ typedef struct {
 } KdTaidState;
 
 static const KdStateField kd_taid_state[] = {
-  KD_STATE_FIELD (KdTaidState, t, KD_FLOAT64, 1),
+  KD_STATE_SHOWN (KdTaidState, t, "current-t", "Teacher's share of the next batch's target"),
   KD_STATE_FIELD (KdTaidState, momentum, KD_FLOAT64, 1),
   KD_STATE_FIELD (KdTaidState, previous, KD_FLOAT64, 1),
   KD_STATE_FIELD (KdTaidState, step, KD_INT64, 1),
@@ -253,6 +254,7 @@ static const KdLossDesc kd_taid = {
   .state_size = sizeof (KdTaidState),
   .state_init = kd_taid_state_init,
   .state_fields = kd_taid_state,
+  .resets = TRUE,
   .outputs = kd_taid_outputs,
   .terms = kd_taid_terms,
   .evaluate = kd_taid_evaluate,

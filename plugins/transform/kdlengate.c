@@ -19,6 +19,7 @@
  * ## Messages and events
  * "kd-length" with length and stage (int64), frozen and stop (boolean), entropy (double): upstream as a custom event (a rollout takes its length from
  * it) and as an element message, at the first batch, when the length changes, and with on-low=stop, stop TRUE, when it freezes.
+ * "kd-stage-end": an application sends this custom event, in either direction, to end the stage before the next batch, as split 2 does.
  * ## State
  * Stage, frozen, the running probe and the counts of batches go into checkpoints.
  * ## Errors
@@ -57,7 +58,7 @@ static const KdEnumValue lows[] = {
 static const KdParam kd_lengate_params[] = {
   KD_PARAM_STRING (KdLengateParams, lengths, "128,512,1024,2048,4096", "Lengths of the stages, increasing"),
   KD_PARAM_DOUBLE (KdLengateParams, h_min, -1.0, 1e6, -1.0, "Lowest mean entropy that lets the length grow; has to be set, from 0"),
-  KD_PARAM_INT (KdLengateParams, stage_steps, 0, G_MAXINT64, 0, "Training batches of a stage, 0: batches with split 2 end it"),
+  KD_PARAM_INT (KdLengateParams, stage_steps, 0, G_MAXINT64, 0, "Training batches of a stage, 0: batches with split 2 or the event kd-stage-end end it"),
   KD_PARAM_INT (KdLengateParams, probe_batches, 1, G_MAXINT64, 4, "Probe batches at the end of a stage, with stage-steps"),
   KD_PARAM_ENUM (KdLengateParams, on_low, lows, LOW_HOLD, "What to do when the entropy is too low"),
   KD_PARAM_END
@@ -238,11 +239,13 @@ kd_lengate_evaluate (const KdCall *call, KdOutputs *ret, GError **error)
   const KdLengateParams *p = call->params;
   KdLengateState *state = call->state, next = *state;
   KdTensor *mask = ret->out[OUT_MASK];
-  gboolean full = p->stage_steps > 0 && state->n_steps >= p->stage_steps, ends;
+  gboolean full = p->stage_steps > 0 && state->n_steps >= p->stage_steps && !call->signalled, ends;
   gint64 split;
 
   if (!check_state (p, state, error) || !find_split (call, &split, error))
     return FALSE;
+  if (call->signalled)
+    end_stage (p, &next);
   /* with stage-steps, what was probed within the stage is not its end */
   if (split == SPLIT_PROBE && call->in[STUDENT] && (p->stage_steps == 0 || full) && !add_probe (call, &next, error))
     return FALSE;
@@ -251,13 +254,13 @@ kd_lengate_evaluate (const KdCall *call, KdOutputs *ret, GError **error)
     end_stage (p, &next);
   memcpy (mask->data, call->in[MASK]->data, mask->n_bytes);
   if (split == SPLIT_TRAIN) {
-    cut_mask (call, state->length[state->stage], mask);
+    cut_mask (call, next.length[next.stage], mask);
     next.n_steps++;
   }
   *(gint64 *) ret->out[LENGTH]->data = next.length[next.stage];
   *(gint64 *) ret->out[STAGE]->data = next.stage;
   *(gint64 *) ret->out[FROZEN]->data = next.frozen;
-  *(gdouble *) ret->out[ENTROPY]->data = ends ? next.entropy : -1;
+  *(gdouble *) ret->out[ENTROPY]->data = ends || call->signalled ? next.entropy : -1;
   *state = next;
   return TRUE;
 }
@@ -290,6 +293,7 @@ static const KdTransformDesc kd_lengate = {
   .state_size = sizeof (KdLengateState),
   .state_init = kd_lengate_state_init,
   .state_fields = kd_lengate_state,
+  .signal = "kd-stage-end",
   .outputs = kd_lengate_outputs,
   .evaluate = kd_lengate_evaluate,
   .announce = kd_lengate_announce,

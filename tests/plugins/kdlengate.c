@@ -192,21 +192,46 @@ expect_announced (GstHarness *h, gint64 split, gdouble z, gint64 length, gboolea
   gst_structure_free (structure);
 }
 
-/* Upstream and on the bus: the first length, the next, and that it is over; nothing in between. */
-GST_START_TEST (test_announces)
+static GstHarness *
+harness_new (const gchar *description)
 {
-  GstHarness *h = gst_harness_new_parse ("kdlengate lengths=1,2,3 h-min=0.5 on-low=stop");
-  g_autoptr (GstBus) bus = gst_bus_new ();
+  GstHarness *h = gst_harness_new_parse (description);
   g_autoptr (KdLayout) layout = kd_layout_new ();
-  g_autoptr (GstElement) element = gst_harness_find_element (h, "kdlengate");
-  GstMessage *message;
-  guint n_messages = 0;
 
   kd_layout_set (layout, "mask", KD_UINT8, 2, (const gint64[]) { KD_DIM_ANY, 4 });
   kd_layout_set (layout, "split", KD_INT64, 0, NULL);
   kd_layout_set (layout, "student.logits", KD_FLOAT32, 3, (const gint64[]) { KD_DIM_ANY, 4, 2 });
-  gst_element_set_bus (element, bus);
   gst_harness_set_src_caps (h, kd_layout_to_caps (layout));
+  return h;
+}
+
+/* An application ends stages, from either side: the next batch has the next length. */
+GST_START_TEST (test_stage_end_event)
+{
+  GstHarness *h = harness_new ("kdlengate lengths=1,2,3 h-min=0.5");
+
+  expect_announced (h, 1, 0, 1, FALSE);
+  ck_assert (gst_harness_push_event (h, gst_event_new_custom (GST_EVENT_CUSTOM_DOWNSTREAM, gst_structure_new_empty ("kd-stage-end"))));
+  expect_announced (h, 0, 0, 2, FALSE);
+  expect_announced (h, 1, 0, 0, FALSE);
+  ck_assert (gst_harness_push_upstream_event (h, gst_event_new_custom (GST_EVENT_CUSTOM_UPSTREAM, gst_structure_new_empty ("kd-stage-end"))));
+  expect_announced (h, 0, 0, 3, FALSE);
+  gst_harness_push_event (h, gst_event_new_custom (GST_EVENT_CUSTOM_DOWNSTREAM, gst_structure_new_empty ("kd-another")));
+  expect_announced (h, 0, 0, 0, FALSE);
+  gst_harness_teardown (h);
+}
+GST_END_TEST
+
+/* Upstream and on the bus: the first length, the next, and that it is over; nothing in between. */
+GST_START_TEST (test_announces)
+{
+  GstHarness *h = harness_new ("kdlengate lengths=1,2,3 h-min=0.5 on-low=stop");
+  g_autoptr (GstBus) bus = gst_bus_new ();
+  g_autoptr (GstElement) element = gst_harness_find_element (h, "kdlengate");
+  GstMessage *message;
+  guint n_messages = 0;
+
+  gst_element_set_bus (element, bus);
   expect_announced (h, 0, 0, 1, FALSE);
   expect_announced (h, 0, 0, 0, FALSE);
   expect_announced (h, 1, 0, 0, FALSE);
@@ -263,4 +288,4 @@ GST_START_TEST (test_refusals)
 }
 GST_END_TEST
 
-KD_TESTS (kdlengate, test_stages, test_stage_steps, test_without_split, test_saved_state, test_announces, test_refusals)
+KD_TESTS (kdlengate, test_stages, test_stage_steps, test_without_split, test_saved_state, test_announces, test_stage_end_event, test_refusals)

@@ -1,4 +1,5 @@
 #include "kd-leaf.h"
+#include <gst/check/gstharness.h>
 
 /* u = (0, log 3) at t = 1/2: p = (1/4, 3/4); q = (1/2, 1/2). */
 static void
@@ -163,6 +164,61 @@ GST_START_TEST (test_saved_state)
 GST_END_TEST
 
 static void
+count (GObject *object, GParamSpec *pspec, gpointer n)
+{
+  ++*(guint *) n;
+}
+
+/* One batch through @h; what current-t says then. */
+static gdouble
+push (GstHarness *h, GstElement *element)
+{
+  g_auto (Leaf) leaf = { 0 };
+  gdouble t;
+
+  leaf_open (&leaf, "kdtaid", "total-steps=4", 1);
+  put_row (&leaf);
+  gst_buffer_unref (gst_harness_push_and_pull (h, g_steal_pointer (&leaf.buffer)));
+  g_object_get (element, "current-t", &t, NULL);
+  return t;
+}
+
+/* current-t follows and tells; the end of the stream keeps the state, a flush and reset do not. */
+GST_START_TEST (test_current_t)
+{
+  GstHarness *h = gst_harness_new_parse ("kdtaid total-steps=4 t-start=0.25 adaptive=false");
+  g_autoptr (KdLayout) layout = kd_layout_new ();
+  g_autoptr (GstElement) element = gst_harness_find_element (h, "kdtaid");
+  guint n = 0;
+  gboolean reset;
+
+  kd_layout_set (layout, "student.logits", KD_FLOAT32, 2, (const gint64[]) { KD_DIM_ANY, 2 });
+  kd_layout_set (layout, "teacher.logits", KD_FLOAT32, 2, (const gint64[]) { KD_DIM_ANY, 2 });
+  gst_harness_set_src_caps (h, kd_layout_to_caps (layout));
+  g_signal_connect (element, "notify::current-t", G_CALLBACK (count), &n);
+  kd_assert_close (push (h, element), 0.25, 0);
+  kd_assert_close (push (h, element), 0.25 + 0.75 / 4, 1e-15);
+  kd_assert_close (push (h, element), 0.25 + 0.75 / 2, 1e-15);
+  ck_assert_uint_eq (n, 3);
+  ck_assert (gst_harness_push_event (h, gst_event_new_flush_start ()));
+  ck_assert (gst_harness_push_event (h, gst_event_new_flush_stop (TRUE)));
+  gst_harness_push_event (h, gst_event_new_stream_start ("again"));
+  gst_harness_set_src_caps (h, kd_layout_to_caps (layout));
+  gst_harness_push_event (h, gst_event_new_segment (&(GstSegment) { .format = GST_FORMAT_TIME, .rate = 1, .applied_rate = 1, .stop = GST_CLOCK_TIME_NONE, .duration = GST_CLOCK_TIME_NONE }));
+  kd_assert_close (push (h, element), 0.25, 0);
+  push (h, element);
+  kd_assert_close (push (h, element), 0.25 + 0.75 / 2, 1e-15);
+  g_object_set (element, "reset", TRUE, NULL);
+  kd_assert_close (push (h, element), 0.25, 0);
+  g_object_get (element, "reset", &reset, NULL);
+  ck_assert (!reset);
+  push (h, element);
+  kd_assert_close (push (h, element), 0.25 + 0.75 / 2, 1e-15);
+  gst_harness_teardown (h);
+}
+GST_END_TEST
+
+static void
 refuses_properties (const gchar *properties, const gchar *text)
 {
   g_auto (Leaf) leaf = { 0 };
@@ -193,4 +249,4 @@ GST_START_TEST (test_refusals)
 }
 GST_END_TEST
 
-KD_TESTS (kdtaid, test_value, test_schedule, test_state, test_perfect_student, test_step_source, test_saved_state, test_refusals)
+KD_TESTS (kdtaid, test_value, test_schedule, test_state, test_perfect_student, test_step_source, test_saved_state, test_current_t, test_refusals)
