@@ -22,24 +22,45 @@ print_result (const gchar *output, const KdCacheCopyResult *result)
   g_print ("; parts: %s%s\n", parts->len ? parts->str : "none new", result->complete ? "" : "; not complete, as an input is not");
 }
 
-/* The inputs are whole in the output now: their names go, the manifest first, so that none is ever half a cache. */
-static void
-remove_cache (const gchar *path)
+/* With --move the line that was interrupted goes on too: inputs that it has removed are in the output, which is complete. */
+static gboolean
+drop_removed (gchar **words, const gchar *output)
 {
-  g_autofree gchar *folder = g_strconcat (path, ".parts", NULL), *manifest = g_build_filename (folder, "manifest.json", NULL);
+  g_autoptr (KdCacheReader) reader = kd_cache_reader_open (output, NULL);
+  guint n = 0;
 
-  kd_tool_remove (manifest);
-  kd_tool_remove (folder);
-  kd_tool_remove (path);
+  if (!reader || !kd_cache_reader_complete (reader))
+    return FALSE;
+  for (guint i = 0; words[i]; i++) {
+    g_autofree gchar *folder = g_strconcat (words[i], ".parts", NULL);
+    if (g_file_test (words[i], G_FILE_TEST_EXISTS) || g_file_test (folder, G_FILE_TEST_EXISTS))
+      words[n++] = words[i];
+    else
+      g_print ("%s: not there; %s is complete\n", words[i], output);
+  }
+  words[n] = NULL;
+  return n == 0;
+}
+
+static int
+remove_inputs (gchar **paths)
+{
+  g_autoptr (GError) error = NULL;
+
+  for (guint i = 0; paths[i]; i++)
+    if (!kd_cache_remove (paths[i], &error))
+      return kd_cache_work_fail (error, "the same line goes on");
+  return KD_EXIT_DONE;
 }
 
 int
 kd_cache_merge_command (int argc, char **argv)
 {
-  gboolean link = FALSE, move = FALSE, good;
+  gboolean link = FALSE, move = FALSE, extend = FALSE, good;
   const GOptionEntry options[] = {
     { "link", 'l', 0, G_OPTION_ARG_NONE, &link, "Hard links to the inputs' parts instead of copies: no room, no time (same disk)", NULL },
     { "move", 'm', 0, G_OPTION_ARG_NONE, &move, "As --link, and remove the inputs once the output is complete", NULL },
+    { "extend", 'e', 0, G_OPTION_ARG_NONE, &extend, "OUTPUT may be there with rows of its own: they stay, and those of the inputs are added", NULL },
     { NULL },
   };
   KdCacheWork work = { { 0 } };
@@ -48,18 +69,21 @@ kd_cache_merge_command (int argc, char **argv)
 
   if (!kd_tool_options (&argc, &argv, options, "OUTPUT CACHE...", "Make one cache of several: shards of one teacher on one data set.",
           "Caches of different teachers, data sets or encodings are refused. A key that several have counts once when its rows are equal, and is an error\n"
-          "otherwise. Interrupted, the same line goes on; the inputs stay as they are."))
+          "otherwise. Interrupted, the same line goes on; without --move the inputs stay as they are."))
     return KD_EXIT_USAGE;
   if (argc < 3)
     return kd_tool_usage ("wanted an output and one or more caches, got %d words", argc - 1);
+  if (move && drop_removed (argv + 2, argv[1]))
+    return KD_EXIT_DONE;
   work.options.link = link || move;
+  work.options.extend = extend;
   kd_cache_work_begin (&work);
   good = kd_cache_merge (argv[1], (const gchar *const *) argv + 2, &work.options, &result, &error);
   kd_cache_work_end (&work);
   if (!good)
     return kd_cache_work_fail (error, "the same line goes on");
-  for (int i = 2; move && i < argc; i++)
-    remove_cache (argv[i]);
+  if (move && remove_inputs (argv + 2) != KD_EXIT_DONE)
+    return KD_EXIT_FAILED;
   print_result (argv[1], &result);
   return KD_EXIT_DONE;
 }

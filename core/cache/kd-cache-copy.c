@@ -116,8 +116,10 @@ go_on (KdCacheCopy *copy, const KdCacheManifest *like, GError **error)
   if (!copy->manifest->layout && like->layout)
     copy->manifest->layout = kd_layout_copy (like->layout);
   copy->manifest->block_rows = like->block_rows;
-  g_ptr_array_unref (copy->manifest->encodings);
-  copy->manifest->encodings = kd_cache_encodings_copy (like->encodings, TRUE);
+  if (!copy->options->extend || copy->manifest->encodings->len == 0) {
+    g_ptr_array_unref (copy->manifest->encodings);
+    copy->manifest->encodings = kd_cache_encodings_copy (like->encodings, !copy->options->extend);
+  }
   copy->result.n_before = copy->manifest->n_rows;
   for (guint i = 0; i < copy->manifest->parts->len; i++) {
     const KdCachePart *part = g_ptr_array_index (copy->manifest->parts, i);

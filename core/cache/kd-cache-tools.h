@@ -9,10 +9,12 @@ G_BEGIN_DECLS
  * KdCacheCopyOptions: zero is a good value for each.
  * @link: whole parts become hard links instead of copies (parts never change, so that several caches may share them)
  * @part_bytes: of parts that are written anew; 0: 64 MiB
+ * @extend: of a merge: the output may be there already with rows that no input has; they stay
+ * @unfinished: of a merge: the output counts as not complete, whatever the inputs do
  * @cancellable: ends the call with G_IO_ERROR_CANCELLED; what was done stays
  */
 typedef struct {
-  gboolean link;
+  gboolean link, extend, unfinished;
   gsize part_bytes;
   KdCacheProgress progress;
   gpointer user_data;
@@ -28,12 +30,16 @@ typedef struct {
 
 /**
  * kd_cache_merge: the rows of all @inputs (NULL-terminated) in one cache with parts. A key that is in several inputs counts once when its rows
- * are equal. An output that is there is gone on with when all its rows are the inputs'.
+ * are equal. An output that is there is gone on with when all its rows are the inputs', or with @extend.
  * Errors: KD_ERROR_MISMATCH (identities or encodings differ, rows of one key differ, the output is another cache), KD_ERROR_SHAPE (fields
  * differ), KD_ERROR_IO.
  */
 KD_API gboolean kd_cache_merge (const gchar *output, const gchar *const *inputs, const KdCacheCopyOptions *options, KdCacheCopyResult *ret_result,
     GError **error);
+
+/** kd_cache_remove: a cache that nobody writes, parts and all; what a call before that was killed left goes too. At every instant the cache is whole
+ * or gone. KD_ERROR_IO. */
+KD_API gboolean kd_cache_remove (const gchar *path, GError **error);
 
 /** KdCacheSelection: rows that are kept; zero keeps all. @ids [n_ids]: NULL: any; @views [n_views]: NULL: any; @drop: fields to leave out, NULL-terminated. */
 typedef struct {

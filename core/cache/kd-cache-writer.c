@@ -89,17 +89,14 @@ kd_cache_sweep (const gchar *path, const KdCacheManifest *manifest)
   }
 }
 
-/* The rows that are there: for has. */
+/* The rows of a part of the cache at @path: for has. */
 static gboolean
-index_part (KdCacheWriter *writer, const KdCachePart *part, GError **error)
+index_part (KdCacheWriter *writer, const KdCacheManifest *manifest, const gchar *cache, const KdCachePart *part, GError **error)
 {
-  g_autofree gchar *path = NULL;
+  g_autofree gchar *path = kd_cache_part_path (cache, part);
   g_autoptr (KdTensor) ids = NULL, views = NULL;
-  KdCacheFile *file;
+  KdCacheFile *file = kd_cache_file_open (manifest, part, path, FALSE, error);
 
-  writer->next_number = MAX (writer->next_number, (guint) g_ascii_strtoull (part->file, NULL, 10) + 1);
-  path = kd_cache_part_path (writer->path, part);
-  file = kd_cache_file_open (writer->manifest, part, path, FALSE, error);
   if (!file)
     return FALSE;
   if (part->stride > 0) {
@@ -141,11 +138,40 @@ go_on (KdCacheWriter *writer, const KdCacheIdentity *identity, GError **error)
   writer->n_committed = manifest->n_rows;
   if (identity && !kd_cache_check_identity (writer->path, have, identity, error))
     return FALSE;
-  for (guint i = 0; i < manifest->parts->len; i++)
-    if (!index_part (writer, g_ptr_array_index (manifest->parts, i), error))
+  for (guint i = 0; i < manifest->parts->len; i++) {
+    const KdCachePart *part = g_ptr_array_index (manifest->parts, i);
+    writer->next_number = MAX (writer->next_number, (guint) g_ascii_strtoull (part->file, NULL, 10) + 1);
+    if (!index_part (writer, manifest, writer->path, part, error))
       return FALSE;
+  }
   if (manifest->layout)
     kd_cache_writer_make_columns (writer);
+  return TRUE;
+}
+
+/* A cache without rows is to be stored as its neighbour is: then they can be one. */
+static void
+be_like (KdCacheWriter *writer, const KdCacheManifest *other)
+{
+  writer->manifest->layout = kd_layout_copy (other->layout);
+  writer->manifest->block_rows = other->block_rows;
+  g_ptr_array_unref (writer->manifest->encodings);
+  writer->manifest->encodings = kd_cache_encodings_copy (other->encodings, FALSE);
+  kd_cache_writer_make_columns (writer);
+}
+
+gboolean
+kd_cache_writer_know (KdCacheWriter *writer, const gchar *path, GError **error)
+{
+  g_autoptr (KdCacheManifest) other = kd_cache_manifest_load (path, error);
+
+  if (!other || !kd_cache_manifest_fits (writer->manifest, writer->path, other, path, error))
+    return FALSE;
+  for (guint i = 0; i < other->parts->len; i++)
+    if (!index_part (writer, other, path, g_ptr_array_index (other->parts, i), error))
+      return FALSE;
+  if (other->layout && !writer->manifest->layout)
+    be_like (writer, other);
   return TRUE;
 }
 

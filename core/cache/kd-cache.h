@@ -41,8 +41,11 @@ KD_API KdCacheWriter *kd_cache_writer_open (const gchar *path, gboolean resume, 
 KD_API gboolean kd_cache_writer_set_encoding (KdCacheWriter *writer, const gchar *field, const gchar *encoding, GError **error);
 /** kd_cache_encoding_names: (transfer none) NULL-terminated, those that can be asked for. */
 KD_API const gchar *const *kd_cache_encoding_names (void);
-/** kd_cache_writer_has: whether the row is committed already, or in the part that is being written. */
+/** kd_cache_writer_has: whether the row is committed already, in the part that is being written, or in a cache of kd_cache_writer_know. */
 KD_API gboolean kd_cache_writer_has (KdCacheWriter *writer, gint64 id, gint64 view);
+/** kd_cache_writer_know: before the first rows: those of the cache at @path count as there, so that several captures share the work. A cache that has
+ * no rows yet will be stored as that one is. Errors: KD_ERROR_MISMATCH, KD_ERROR_SHAPE (they could not be merged), KD_ERROR_IO. */
+KD_API gboolean kd_cache_writer_know (KdCacheWriter *writer, const gchar *path, GError **error);
 /** kd_cache_writer_n_committed: rows that outlive any crash from now on; the part that a thread writes counts once it is done. */
 KD_API gint64 kd_cache_writer_n_committed (KdCacheWriter *writer);
 /** kd_cache_writer_waited: seconds for which calls had to wait for the disk: a part is full before the one before it is down. */

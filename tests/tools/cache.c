@@ -21,6 +21,11 @@ GST_START_TEST (test_shards)
   kd_expect (0, "kd cache merge m.h5 a.h5 b.h5", "parts: none new");
   kd_expect (1, "kd cache merge m.h5 a.h5", "a cache is there already that has other rows");
   kd_expect (0, "kd cache merge moved.h5 a.h5 b.h5 --move && kd cache verify -q moved.h5 && test ! -e a.h5 && test ! -e b.h5.parts", "linked");
+  kd_expect (0, "kd cache merge moved.h5 a.h5 b.h5 --move", "b.h5: not there; moved.h5 is complete"); /* the line that was killed in its last moment */
+  kd_expect (1, "kd cache merge new.h5 a.h5 b.h5 --move", "Cannot open cache: path=\"a.h5\"");
+  kd_expect (0, "kd cache prune c.h5 a.h5 --range :700 && kd cache prune c.h5 b.h5 --range 600: && kd cache merge e.h5 a.h5", "");
+  kd_expect (1, "kd cache merge e.h5 b.h5", "kd cache merge --extend");
+  kd_expect (0, "kd cache merge --extend --move e.h5 b.h5 && kd cache diff c.h5 e.h5 && test ! -e b.h5.parts", "same");
   kd_expect (2, "kd cache merge m.h5", "wanted an output and one or more caches");
   kd_expect (2, "kd cache prune c.h5 x.h5", "at least one of");
   kd_expect (2, "kd cache prune c.h5 x.h5 --range 5", "wanted A:B");
