@@ -1,20 +1,9 @@
 /* kd cache verify --teacher: some rows are computed again, by the same elements that made them, and compared within what their encoding costs. */
-#include "kd-cache-work.h"
+#include "kd-cache-audit.h"
 
 #include <math.h>
 #include <string.h>
 #include <sys/wait.h>
-
-/* Sums in another order, another batch: of the larger of 1 and the value. */
-#define ROUNDING 1e-4
-
-typedef struct {
-  KdCacheReader *cache, *fresh;
-  gint64 n;
-  const gint64 *cached_rows, *fresh_rows, *ids;
-  gboolean quiet;
-  guint n_compared, n_wrong;
-} Audit;
 
 static KdTensor *
 read_key (KdH5Reader *reader, const gchar *name, GError **error)
@@ -94,109 +83,112 @@ run_teacher (const gchar *teacher, const gchar *sample, const gchar *fresh, GErr
   return FALSE;
 }
 
-/* In place: log-probabilities of @width logits. */
-static void
-log_softmax (gdouble *row, gsize width)
+gdouble
+kd_audit_row (const KdTensor *logits, gsize nth, gsize width, gdouble *row)
 {
   gdouble largest = -INFINITY, sum = 0;
 
-  for (gsize k = 0; k < width; k++)
+  for (gsize k = 0; k < width; k++) {
+    row[k] = kd_tensor_get_double (logits, nth * width + k);
     largest = MAX (largest, row[k]);
+  }
   for (gsize k = 0; k < width; k++)
     sum += exp (row[k] - largest);
   for (gsize k = 0; k < width; k++)
     row[k] -= largest + log (sum);
+  return largest + log (sum);
 }
 
-/* What a field's values may be away: what its encoding was measured to cost; of a teacher that gave a short type, half a step of it. */
-static gdouble
-allowed (const Audit *audit, const gchar *field, const KdTensor *stored, gdouble value)
+gdouble
+kd_audit_allowed (const KdAudit *audit, const gchar *field, const KdTensor *stored, gdouble value)
 {
   const KdCacheEncoding *encoding = kd_cache_reader_encoding (audit->cache, field);
   gdouble step = stored->dtype == KD_FLOAT16 ? 0x1p-11 : stored->dtype == KD_BFLOAT16 ? 0x1p-8
                                                                                       : 0;
 
-  return (encoding ? encoding->max_error : step * MAX (1, fabs (value))) + ROUNDING * MAX (1, fabs (value));
+  return (encoding ? encoding->max_error : step * MAX (1, fabs (value))) + KD_AUDIT_ROUNDING * MAX (1, fabs (value));
 }
 
-static void
-report (Audit *audit, const gchar *field, gdouble largest, gdouble bound, gint64 id, gint64 n_wrong)
+void
+kd_audit_begin (KdAuditField *field, const gchar *name)
+{
+  *field = (KdAuditField) { .name = name, .largest = -1, .last_wrong = -1 };
+}
+
+void
+kd_audit_distance (KdAuditField *field, gint64 sample, gdouble distance, gdouble limit)
+{
+  distance = isnan (distance) ? INFINITY : distance;
+  if (!(distance <= limit) && sample != field->last_wrong) {
+    field->n_wrong++;
+    field->last_wrong = sample;
+  }
+  if (distance <= field->largest)
+    return;
+  field->largest = distance;
+  field->bound = limit;
+  field->at = sample;
+}
+
+void
+kd_audit_end (KdAudit *audit, const KdAuditField *field)
 {
   audit->n_compared++;
-  audit->n_wrong += n_wrong > 0;
-  if (n_wrong || !audit->quiet)
-    g_print ("%-28s %s: largest difference %.4g at id %" G_GINT64_FORMAT ", allowed there %.4g; %" G_GINT64_FORMAT " of %" G_GINT64_FORMAT " rows wrong\n", field, n_wrong ? "WRONG" : "good",
-        largest, id, bound, n_wrong, audit->n);
+  audit->n_wrong += field->n_wrong > 0;
+  if (field->n_wrong || !audit->quiet)
+    g_print ("%-28s %s: largest difference %.4g at id %" G_GINT64_FORMAT ", allowed there %.4g; %" G_GINT64_FORMAT " of %" G_GINT64_FORMAT " rows wrong\n", field->name,
+        field->n_wrong ? "WRONG" : "good", MAX (field->largest, 0), audit->ids[field->at], field->bound, field->n_wrong, audit->n);
 }
 
-/* @stored [rows ... k] beside @raw [rows ... width]: the same values, or (@ids) those of some columns. @logs: of log-probabilities. */
+/* @stored and @raw [rows ... width]: the same values. @logs: those stored are log-probabilities. */
 static void
-compare (Audit *audit, const gchar *field, const KdTensor *stored, const KdTensor *raw, const KdTensor *ids, gboolean logs)
+compare (KdAudit *audit, const gchar *name, const KdTensor *stored, const KdTensor *raw, gboolean logs)
 {
-  gsize k = (gsize) stored->dims[stored->rank - 1] * (stored->rank > 1), width = (gsize) raw->dims[raw->rank - 1] * (raw->rank > 1);
-  gsize n_rows = kd_tensor_n_elements (stored) / MAX (k, 1), per_sample = n_rows / (gsize) MAX (audit->n, 1);
+  gsize width = raw->rank > 1 ? (gsize) raw->dims[raw->rank - 1] : 1, n_rows = kd_tensor_n_elements (stored) / MAX (width, 1), per_sample = n_rows / (gsize) MAX (audit->n, 1);
   g_autofree gdouble *row = g_new (gdouble, MAX (width, 1));
-  gdouble largest = -1, bound = 0;
-  gint64 n_wrong = 0, at = 0, last_wrong = -1;
+  KdAuditField field;
 
-  k = MAX (k, 1);
-  width = MAX (width, 1);
+  kd_audit_begin (&field, name);
   for (gsize r = 0; r < n_rows; r++) {
-    for (gsize c = 0; c < width; c++)
-      row[c] = kd_tensor_get_double (raw, r * width + c);
     if (logs)
-      log_softmax (row, width);
-    for (gsize c = 0; c < k; c++) {
-      gint64 column = ids ? ((const gint64 *) ids->data)[r * k + c] : (gint64) c, sample = (gint64) (r / MAX (per_sample, 1));
-      gdouble value = kd_tensor_get_double (stored, r * k + c), wanted, distance, limit;
-      if (column < 0)
-        continue;
-      wanted = column < (gint64) width ? row[column] : NAN;
-      limit = allowed (audit, field, stored, wanted);
-      distance = value == wanted || (isnan (value) && isnan (wanted) && !ids) ? 0 : fabs (value - wanted);
-      if (!(distance <= limit) && sample != last_wrong) {
-        n_wrong++;
-        last_wrong = sample;
-      }
-      if (!(distance <= largest)) {
-        largest = distance;
-        bound = limit;
-        at = audit->ids[sample];
-      }
+      kd_audit_row (raw, r, width, row);
+    for (gsize c = 0; c < width; c++) {
+      gdouble value = kd_tensor_get_double (stored, r * width + c), wanted = logs ? row[c] : kd_tensor_get_double (raw, r * width + c);
+      gboolean same = value == wanted || (isnan (value) && isnan (wanted));
+      kd_audit_distance (&field, (gint64) (r / MAX (per_sample, 1)), same ? 0 : fabs (value - wanted), kd_audit_allowed (audit, name, stored, wanted));
     }
   }
-  report (audit, field, largest, bound, at, n_wrong);
+  kd_audit_end (audit, &field);
 }
 
 static gboolean
-compare_field (Audit *audit, const KdLayoutField *field, GError **error)
+compare_field (KdAudit *audit, const KdLayoutField *field, GError **error)
 {
-  const KdLayout *fresh = kd_cache_reader_layout (audit->fresh);
+  const KdLayoutField *other = kd_layout_find (kd_cache_reader_layout (audit->fresh), field->name);
   const KdCacheEncoding *encoding = kd_cache_reader_encoding (audit->cache, field->name);
-  gboolean cut = g_str_has_suffix (field->name, ".topk.logprobs"), logs = cut;
-  g_autofree gchar *base = cut ? g_strndup (field->name, strlen (field->name) - strlen (".topk.logprobs")) : NULL;
-  g_autofree gchar *of = cut ? g_strconcat (base, ".logits", NULL) : g_strdup (field->name), *id_name = cut ? g_strconcat (base, ".topk.ids", NULL) : NULL;
-  g_autoptr (KdTensor) stored = NULL, raw = NULL, ids = NULL;
-  const KdLayoutField *other = kd_layout_find (fresh, of);
+  g_autoptr (KdTensor) stored = NULL, raw = NULL;
+  gboolean done = FALSE;
 
-  if (!other || other->rank != field->rank || (!cut && memcmp (other->dims + 1, field->dims + 1, (field->rank - 1) * sizeof *field->dims) != 0)) {
+  if (!other && !kd_audit_cut (audit, field->name, &done, error))
+    return FALSE;
+  if (done)
+    return TRUE;
+  if (!other || other->rank != field->rank || memcmp (other->dims + 1, field->dims + 1, (field->rank - 1) * sizeof *field->dims) != 0) {
     if (!audit->quiet)
       g_print ("%-28s not compared: the teacher does not give it as it is stored\n", field->name);
     return TRUE;
   }
   stored = kd_cache_reader_take (audit->cache, field->name, audit->n, audit->cached_rows, error);
-  raw = stored ? kd_cache_reader_take (audit->fresh, of, audit->n, audit->fresh_rows, error) : NULL;
-  ids = raw && cut ? kd_cache_reader_take (audit->cache, id_name, audit->n, audit->cached_rows, error) : NULL;
-  if (!raw || (cut && !ids))
+  raw = stored ? kd_cache_reader_take (audit->fresh, field->name, audit->n, audit->fresh_rows, error) : NULL;
+  if (!raw)
     return FALSE;
-  logs |= encoding && g_str_has_prefix (encoding->name, "logprob") && g_str_has_suffix (field->name, ".logits");
-  compare (audit, field->name, stored, raw, ids, logs);
+  compare (audit, field->name, stored, raw, encoding && g_str_has_prefix (encoding->name, "logprob") && g_str_has_suffix (field->name, ".logits"));
   return TRUE;
 }
 
 /* The data set differs, for it is a sample of the cache's. */
 static gboolean
-check_teacher (const Audit *audit, const gchar *path, GError **error)
+check_teacher (const KdAudit *audit, const gchar *path, GError **error)
 {
   KdCacheIdentity fresh = *kd_cache_reader_identity (audit->fresh);
 
@@ -205,7 +197,7 @@ check_teacher (const Audit *audit, const gchar *path, GError **error)
 }
 
 static gboolean
-run (Audit *audit, const gchar *path, const gchar *teacher, const gchar *data_path, const gchar *folder, gint sample, guint seed, GError **error)
+run (KdAudit *audit, const gchar *path, const gchar *teacher, const gchar *data_path, const gchar *folder, gint sample, guint seed, GError **error)
 {
   g_autoptr (KdCacheReader) cache = kd_cache_reader_open (path, error), fresh = NULL;
   g_autoptr (KdH5Reader) data = cache ? kd_h5_reader_open (data_path, NULL, error) : NULL;
@@ -257,7 +249,7 @@ kd_cache_audit (const gchar *path, const gchar *teacher, const gchar *data, gint
 {
   g_autoptr (GError) error = NULL;
   g_autofree gchar *folder = g_dir_make_tmp ("kd-audit-XXXXXX", &error);
-  Audit audit = { .quiet = quiet };
+  KdAudit audit = { .quiet = quiet };
   gboolean good = folder && run (&audit, path, teacher, data, folder, sample, seed, &error);
 
   if (folder)

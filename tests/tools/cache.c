@@ -81,7 +81,7 @@ GST_END_TEST;
 
 GST_START_TEST (test_teacher)
 {
-  const gchar *encodings[] = { "", "encoding=float16", "encoding=logprob8", "encoding=topk k=3" };
+  const gchar *encodings[] = { "", "encoding=float16", "encoding=logprob8", "encoding=topk k=3", "encoding=sampled k=6 seed=9" };
 
   for (guint i = 0; i < G_N_ELEMENTS (encodings); i++) {
     g_autofree gchar *capture = g_strdup_printf ("rm -rf e.h5*; %se.h5 %s'", CAPTURE, encodings[i]);
@@ -96,6 +96,21 @@ GST_START_TEST (test_teacher)
                 "sed -i \"s/\\\"teacher\\\" : .*/$(grep '\"teacher\" :' c.h5.parts/manifest.json | sed 's/^ *//')/\" f.h5.parts/manifest.json && kd cache verify f.h5",
       "good");
   kd_expect (1, "kd cache verify f.h5 --data $D --teacher 'kdteacher " TEACHER "'", "Cache is not what the teacher says");
+  /* Classes and draws that are not this teacher's, under its name. */
+  kd_expect (0, CAPTURE "k.h5 encoding=topk k=3' && " CAPTURE "s.h5 encoding=sampled k=6' && " CAPTURE "half.h5 encoding=sampled k=6 seed=9'", "");
+  kd_expect (0, "for e in topk sampled; do kd launch --quiet 'kdh5src location='$D' ! kdteacher arch=\"mlp dims=64,32,10\" seed=5 ! kdcachesink k=6 location='$e'.h5 encoding='$e && "
+                "sed -i \"s/\\\"teacher\\\" : .*/$(grep '\"teacher\" :' c.h5.parts/manifest.json | sed 's/^ *//')/\" $e.h5.parts/manifest.json || exit 1; done",
+      "");
+  kd_expect (1, "kd cache verify topk.h5 --data $D --teacher ''", "Cache is not what the teacher says: path=\"topk.h5\", fields=3 of 3");
+  ck_assert (strstr (kd_out, "teacher.topk.ids             WRONG"));
+  kd_expect (1, "kd cache verify sampled.h5 --data $D --teacher ''", "teacher.sampled.ids          WRONG: the teacher would draw");
+  /* The same draws again, other draws, and draws that say nothing about p alone. */
+  kd_expect (0, "kd cache verify s.h5 --data $D --teacher 'kdteacher " TEACHER " ! kdlogitsample draws=6'", "teacher.sampled.ids          good: largest difference 0 at");
+  kd_expect (1, "kd cache verify half.h5 --data $D --teacher 'kdteacher " TEACHER " ! kdlogitsample draws=6'", "teacher.sampled.ids          WRONG: largest difference");
+  kd_expect (0, "kd launch --quiet 'kdh5src location='$D' ! kdteacher " TEACHER " ! kdlogitsample draws=6 proposal-power=0.5 ! kdcachesink location=r.h5'", "");
+  kd_expect (1, "kd cache verify r.h5 --data $D --teacher ''", "no counts of 6 draws");
+  kd_expect (0, "kd cache pack s.h5 p.h5 --pack-index && kd cache verify p.h5 --data $D --teacher ''", "good: 100 rows computed again");
+  ck_assert (!strstr (kd_out, "id 0) with probability 10^0.0")); /* -1 stands first there, and is no mask */
   kd_expect (2, "kd cache verify c.h5 --teacher kdteacher", "go together");
   kd_expect (2, "kd cache verify c.h5 --data $D --teacher kdteacher --sandbox", "not with --sandbox");
 }
