@@ -130,6 +130,8 @@ kd_h5_close_created (hid_t file, gboolean good, const gchar *temporary, const gc
     g_atomic_rc_box_release (fault);
   }
   if (good && !saved)
+    saved = kd_h5_frame_add (temporary);
+  if (good && !saved)
     return TRUE;
   unlink (temporary);
   if (error && !*error)

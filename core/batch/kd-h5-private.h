@@ -165,6 +165,10 @@ typedef struct {
 gboolean kd_h5_driver_use (hid_t access, KdH5Fault *fault);
 /* kd_h5_driver_fault: (transfer none) of a file of kd_h5_create. */
 KdH5Fault *kd_h5_driver_fault (hid_t file);
+/* kd_h5_frame_add: put the checksum of what is not rows behind a whole file; 0, or errno. */
+int kd_h5_frame_add (const gchar *path);
+/* kd_h5_frame_check: compare it, where there is one. KD_ERROR_FORMAT: damaged. */
+gboolean kd_h5_frame_check (const gchar *path, GError **error);
 /* kd_h5_sweep: removes what killed processes left of writing @path: temporary files whose process is gone, and that nobody has locked. */
 void kd_h5_sweep (const gchar *path);
 /* kd_h5_create: a new file under a temporary name beside @path, room for @bytes reserved. @ret_temporary (transfer full). */
@@ -172,7 +176,7 @@ hid_t kd_h5_create (const gchar *path, guint64 bytes, gchar **ret_temporary, GEr
 /* kd_h5_write_error: errno of the first write that failed, 0 when all is well. */
 int kd_h5_write_error (hid_t file);
 /* kd_h5_close_created: closes such a file. @good: what the caller thinks of it. TRUE when every byte is written; else @temporary is removed and @error,
- * unless it is set, says why. */
+ * unless it is set, says why. The file gets its frame (kd-h5-frame.c). */
 gboolean kd_h5_close_created (hid_t file, gboolean good, const gchar *temporary, const gchar *path, GError **error);
 /* kd_h5_write_at: all of it; FALSE with errno. */
 gboolean kd_h5_write_at (int fd, gconstpointer data, gsize size, guint64 offset);

@@ -181,6 +181,8 @@ open_file (KdH5Reader *reader, const gchar *group, gboolean may_map, gboolean *r
     return kd_h5_fail (error, KD_ERROR_IO, reader->path, NULL, "reason=%s", g_strerror (errno));
   if (!S_ISREG (info.st_mode))
     return kd_h5_fail (error, KD_ERROR_IO, reader->path, NULL, "reason=not a regular file");
+  if (!kd_h5_frame_check (reader->path, error))
+    return FALSE;
   H5Pset_fclose_degree (access, H5F_CLOSE_STRONG);
   H5Pset_file_locking (access, TRUE, TRUE);
   reader->file = H5Fopen (reader->path, H5F_ACC_RDONLY, access);
