@@ -1,6 +1,8 @@
 /* The manifest: schemas/cache-manifest.schema.json says what is in it. It is read as something a stranger wrote. */
 #include "kd-cache-private.h"
 
+#include "../math/kd-crc32c.h"
+
 #include <json-glib/json-glib.h>
 #include <string.h>
 
@@ -291,6 +293,24 @@ parse_root (JsonObject *root, KdCacheManifest *manifest)
   return kd_cache_encodings_check (manifest->encodings, manifest->layout);
 }
 
+/* What is there has to be right; a manifest without it, of an older version or edited by hand, is taken as it is. (transfer full) or NULL. */
+static gchar *
+check_sum (const gchar *text, gsize size, JsonObject *root)
+{
+  const gchar *begin = KD_CACHE_MANIFEST_BEGIN KD_CACHE_MANIFEST_SUM;
+  gsize n = strlen (begin), head = n + strlen ("01234567\",\n");
+  g_autofree gchar *found = NULL;
+
+  if (!json_object_has_member (root, "checksum"))
+    return NULL;
+  if (size < head || memcmp (text, begin, n) != 0)
+    return g_strdup ("member=checksum, reason=not the first line; a manifest that was edited must not have it");
+  found = g_strdup_printf ("%08x\",\n", kd_crc32c (0, text + head, size - head));
+  if (memcmp (found, text + n, strlen (found)) == 0)
+    return NULL;
+  return g_strdup_printf ("member=checksum, value=\"%.8s\", found=%.8s, reason=damaged, or edited: then take the line out; or make it again with kd cache repair", text + n, found);
+}
+
 KdCacheManifest *
 kd_cache_manifest_parse (const gchar *text, gssize size, const gchar *path, GError **error)
 {
@@ -305,6 +325,8 @@ kd_cache_manifest_parse (const gchar *text, gssize size, const gchar *path, GErr
   root = wrong ? NULL : json_parser_get_root (parser);
   if (!wrong && (!root || !JSON_NODE_HOLDS_OBJECT (root)))
     wrong = g_strdup ("reason=not a JSON object");
+  if (!wrong)
+    wrong = check_sum (text, size < 0 ? strlen (text) : (gsize) size, json_node_get_object (root));
   if (!wrong)
     wrong = parse_root (json_node_get_object (root), manifest);
   if (!wrong)

@@ -89,3 +89,24 @@ kd_cache_write_master (const KdCacheManifest *manifest, const gchar *path, gbool
   unlink (temporary);
   return FALSE;
 }
+
+gboolean
+kd_cache_check_master (const gchar *path, GError **error)
+{
+  g_auto (KdH5Guard) guard = kd_h5_enter ();
+  g_autofree gchar *reason = NULL;
+  g_autoptr (GError) why = NULL;
+  hid_t file = -1;
+
+  if (!g_file_test (path, G_FILE_TEST_EXISTS))
+    return TRUE;
+  if (kd_h5_frame_check (path, &why))
+    file = H5Fopen (path, H5F_ACC_RDONLY, H5P_DEFAULT);
+  if (file >= 0) {
+    H5Fclose (file);
+    return TRUE;
+  }
+  reason = why ? g_strdup (why->message) : kd_h5_reason ();
+  g_set_error (error, KD_ERROR, KD_ERROR_FORMAT, "Cannot read cache master: path=\"%s\", reason=%s; rows are good where no part is named, and kd cache repair writes it again", path, reason);
+  return FALSE;
+}

@@ -7,6 +7,9 @@ G_BEGIN_DECLS
 
 #define KD_CACHE_SCHEMA "kd-cache-manifest/1"
 #define KD_CACHE_MANIFEST "manifest.json"
+/* How a manifest begins: CRC-32C of the text behind this line, in hexadecimal. */
+#define KD_CACHE_MANIFEST_BEGIN "{\n"
+#define KD_CACHE_MANIFEST_SUM "  \"checksum\" : \""
 /* The group of a part that holds one dataset a field: CRC-32C of each block of rows, as int64. */
 #define KD_CACHE_CHECKSUMS "checksum"
 /* The attribute of a packed cache that holds its manifest. */
@@ -183,6 +186,8 @@ gboolean kd_cache_part_store (const KdCacheManifest *manifest, KdCachePart *part
 
 /* kd_cache_write_master: the file of virtual datasets over all parts; @sync: it must outlive a power cut. */
 gboolean kd_cache_write_master (const KdCacheManifest *manifest, const gchar *path, gboolean sync, GError **error);
+/* kd_cache_check_master: what is there of it is not damaged. */
+gboolean kd_cache_check_master (const gchar *path, GError **error);
 
 /* kd_cache_describe_keys: ends, spacing and view of a part's sorted keys [part->rows]. */
 void kd_cache_describe_keys (KdCachePart *part, const gint64 *ids, const gint64 *views);

@@ -1,6 +1,8 @@
 /* Where the manifest is, printing and replacing it; identities. */
 #include "kd-cache-private.h"
 
+#include "../math/kd-crc32c.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <json-glib/json-glib.h>
@@ -163,13 +165,22 @@ add_encodings (JsonBuilder *builder, const KdCacheManifest *manifest)
   json_builder_end_array (builder);
 }
 
+/* (transfer full) the first line, which sums all that follows: a flipped digit must not become another number of rows. */
+static gchar *
+add_checksum (const gchar *text)
+{
+  const gchar *rest = text + strlen (KD_CACHE_MANIFEST_BEGIN);
+
+  return g_strdup_printf (KD_CACHE_MANIFEST_BEGIN KD_CACHE_MANIFEST_SUM "%08x\",\n%s", kd_crc32c (0, rest, strlen (rest)), rest);
+}
+
 gchar *
 kd_cache_manifest_print (const KdCacheManifest *manifest)
 {
   g_autoptr (JsonBuilder) builder = json_builder_new ();
   g_autoptr (JsonGenerator) generator = json_generator_new ();
   g_autoptr (JsonNode) root = NULL;
-  g_autofree gchar *fields = manifest->layout ? kd_layout_to_string (manifest->layout) : g_strdup ("");
+  g_autofree gchar *fields = manifest->layout ? kd_layout_to_string (manifest->layout) : g_strdup (""), *text = NULL;
 
   json_builder_begin_object (builder);
   add_string (builder, "schema", KD_CACHE_SCHEMA);
@@ -197,7 +208,8 @@ kd_cache_manifest_print (const KdCacheManifest *manifest)
   root = json_builder_get_root (builder);
   json_generator_set_root (generator, root);
   json_generator_set_pretty (generator, TRUE);
-  return json_generator_to_data (generator, NULL);
+  text = json_generator_to_data (generator, NULL);
+  return add_checksum (text);
 }
 
 /* FALSE with errno. */

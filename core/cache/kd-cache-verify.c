@@ -84,6 +84,13 @@ check_duplicates (const gchar *path, KdCacheIndex *index, GError **error)
   return FALSE;
 }
 
+/* Not of a packed cache, which has no master. */
+static gboolean
+has_master (const KdCacheManifest *manifest)
+{
+  return manifest->parts->len == 0 || ((KdCachePart *) g_ptr_array_index (manifest->parts, 0))->file != NULL;
+}
+
 gboolean
 kd_cache_verify (const gchar *path, KdCacheProgress progress, gpointer user_data, gchar **ret_report, GError **error)
 {
@@ -105,8 +112,8 @@ kd_cache_verify (const gchar *path, KdCacheProgress progress, gpointer user_data
     if (fault && !first)
       first = g_steal_pointer (&fault);
   }
-  if (!first)
-    check_duplicates (path, index, &first);
+  if (!first && check_duplicates (path, index, &first) && has_master (manifest))
+    kd_cache_check_master (path, &first);
   if (ret_report)
     *ret_report = g_string_free (g_steal_pointer (&report), FALSE);
   if (!first)

@@ -356,7 +356,7 @@ GST_START_TEST (test_missing_and_cut_part)
 GST_END_TEST;
 
 static void
-edit_manifest (const gchar *from, const gchar *to)
+edit_manifest (const gchar *from, const gchar *to, gboolean unsum)
 {
   g_autofree gchar *file = part_path ("manifest.json"), *text = NULL, *edited = NULL;
   g_auto (GStrv) pieces = NULL;
@@ -365,6 +365,8 @@ edit_manifest (const gchar *from, const gchar *to)
   pieces = g_strsplit (text, from, 2);
   ck_assert_msg (pieces[1] != NULL, "no %s in %s", from, text);
   edited = g_strjoinv (to, pieces);
+  if (unsum) /* without its checksum, the line behind the brace */
+    memmove (edited + 2, strchr (edited + 2, '\n') + 1, strlen (strchr (edited + 2, '\n')));
   ck_assert (g_file_set_contents (file, edited, -1, NULL));
 }
 
@@ -389,8 +391,17 @@ static const struct {
 GST_START_TEST (test_lying_manifest)
 {
   write_simple (1000, 8000);
-  edit_manifest (edits[__i__].from, edits[__i__].to);
+  edit_manifest (edits[__i__].from, edits[__i__].to, TRUE);
   expect_bad (edits[__i__].code, edits[__i__].message);
+}
+GST_END_TEST;
+
+/* Every edit is seen that leaves the checksum as it was. */
+GST_START_TEST (test_edited_manifest)
+{
+  write_simple (1000, 8000);
+  edit_manifest ("\"view\" : 0", "\"view\" : 1", FALSE);
+  expect_bad (KD_ERROR_SCHEMA, "member=checksum, value=");
 }
 GST_END_TEST;
 
@@ -483,6 +494,7 @@ cache_suite (void)
   tcase_add_test (t, test_flipped_byte);
   tcase_add_test (t, test_missing_and_cut_part);
   tcase_add_loop_test (t, test_lying_manifest, 0, G_N_ELEMENTS (edits));
+  tcase_add_test (t, test_edited_manifest);
   tcase_add_test (t, test_cut_manifest);
   tcase_add_test (t, test_not_a_cache);
   tcase_add_test (t, test_refuses_what_cannot_fit);

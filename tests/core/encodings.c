@@ -333,6 +333,7 @@ GST_START_TEST (test_manifest_refuses)
   ck_assert (g_file_get_contents (file, &text, NULL, NULL));
   for (guint i = 0; i < G_N_ELEMENTS (rows); i++) {
     g_autoptr (GString) changed = g_string_new (text);
+    g_string_erase (changed, 2, strchr (text + 2, '\n') - (text + 1)); /* its checksum, the line behind the brace */
     ck_assert_msg (g_string_replace (changed, rows[i].from, rows[i].to, 1) == 1, "%s is not in %s", rows[i].from, text);
     g_file_set_contents (file, changed->str, -1, NULL);
     ck_assert (kd_cache_reader_open (path, &error) == NULL);

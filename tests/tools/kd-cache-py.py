@@ -159,6 +159,7 @@ class Plain(Folder):
     def edit(self, change):
         path, parts = self.copy()
         manifest = json.loads((parts / "manifest.json").read_text())
+        del manifest["checksum"]
         change(manifest)
         (parts / "manifest.json").write_text(json.dumps(manifest))
         return path
@@ -173,6 +174,9 @@ class Plain(Folder):
         not_done = kd_cache.Cache(self.edit(lambda m: m.update(complete=False)))
         self.refuses("not complete", not_done.check)
         path, parts = self.copy()
+        text = (parts / "manifest.json").read_text()
+        (parts / "manifest.json").write_text(text.replace('"view" : 2', '"view" : 3'))
+        self.refuses("member=checksum", kd_cache.Cache, path)
         (parts / "manifest.json").write_text("{")
         self.refuses("run: kd cache repair", kd_cache.Cache, path)
 
@@ -201,6 +205,7 @@ class Plain(Folder):
             del file["teacher.logits"]
             file["teacher.logits"] = h5py.ExternalLink("/etc/passwd", "x")
         manifest = json.loads((parts / "manifest.json").read_text())
+        del manifest["checksum"]
         manifest["parts"][1]["bytes"] = (parts / "00001.h5").stat().st_size
         (parts / "manifest.json").write_text(json.dumps(manifest))
         cache = kd_cache.Cache(path)

@@ -19,6 +19,7 @@ import numpy as np
 __all__ = ["Cache", "CacheError", "BatchSampler", "CacheDataset", "JoinedDataset", "crc32c"]
 
 SCHEMA = "kd-cache-manifest/1"
+MANIFEST_HEAD = '{\n  "checksum" : "'  # of all that follows this line, CRC-32C in hexadecimal
 DTYPES = {"float64": "<f8", "float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "int64": "<i8", "int32": "<i4",
           "uint16": "<u2", "uint8": "u1", "bool": "u1"}
 KEYS = ("sample.id", "sample.view")
@@ -273,6 +274,10 @@ class Cache:
             raise CacheError(f'Cannot open cache: path="{self.path}", reason={why}; write it with kdcachesink') from None
         except ValueError as why:
             raise CacheError(f'Cannot read cache manifest: path="{source}", reason={why}; run: kd cache repair {self.path}') from None
+        if isinstance(manifest, dict) and "checksum" in manifest:
+            head, rest = text[:len(MANIFEST_HEAD)], text[len(MANIFEST_HEAD) + 11:]
+            if head != MANIFEST_HEAD or text[len(head):len(head) + 8] != f'{crc32c(np.frombuffer(rest.encode(), np.uint8)):08x}':
+                raise CacheError(f'Cannot read cache manifest: path="{source}", member=checksum, reason=damaged, or edited: then take the line out; run: kd cache repair {self.path}')
         if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
             found = manifest.get("schema") if isinstance(manifest, dict) else None
             raise CacheError(f'Cannot read cache manifest: path="{source}", schema="{found}", wanted="{SCHEMA}"; use the kd_cache.py of the kdstream that wrote it')
