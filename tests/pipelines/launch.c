@@ -29,6 +29,20 @@ START_TEST (test_dry_run)
 }
 END_TEST
 
+/* A queue before the student reads ahead and changes nothing else: reports, totals and weights are the same. */
+START_TEST (test_queue)
+{
+  kd_expect (0, "kd launch -q \"kdh5src location=$D ! kdteacher arch=\\\"mlp dims=64,10\\\" ! kdcachesink location=t.h5\"", "");
+  kd_expect (0,
+      "for q in plain queue; do x=; test $q = plain || x='queue max-size-buffers=4 !'; "
+      "kd launch --report $q \"kdh5src location=$D shuffle=true epochs=2 batch-size=100 ! kdcache location=t.h5 ! $x " STUDENT " save=$q.safetensors ! kdhinton ! kdtrain report-every=1\" || exit 1; done",
+      "Done: 3594 samples");
+  kd_expect (0, "cmp plain.safetensors queue.safetensors", "");
+  kd_expect (0, "for q in plain queue; do grep kd-report $q/metrics.jsonl | grep -oE '\"(step|samples|total|loss)\":[^,}]*' > $q.txt; done; wc -l < plain.txt; cmp plain.txt queue.txt", "");
+  ck_assert_int_gt (atoi (kd_out), 70);
+}
+END_TEST
+
 START_TEST (test_missing_file)
 {
   kd_expect (1, "kd launch \"kdh5src location=nowhere.h5 ! " STUDENT " ! kdce ! kdtrain\"", "nowhere.h5");
@@ -153,6 +167,7 @@ main (int argc, char **argv)
   tcase_add_checked_fixture (tcase, kd_command_setup, kd_command_teardown);
   tcase_add_test (tcase, test_dry_run_missing_field);
   tcase_add_test (tcase, test_dry_run);
+  tcase_add_test (tcase, test_queue);
   tcase_add_test (tcase, test_missing_file);
   tcase_add_test (tcase, test_report);
   tcase_add_test (tcase, test_report_of_failure);

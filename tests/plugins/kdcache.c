@@ -186,6 +186,46 @@ GST_START_TEST (test_refuses)
 }
 GST_END_TEST;
 
+/* The first batch stays in the sink until the queue is full: what is in it was read meanwhile. */
+static void
+wait_for_queue (GstElement *sink, GstBuffer *buffer, GstPad *pad, gpointer queue)
+{
+  guint level = 0;
+
+  for (guint i = 0; i < 1000 && level < 3; i++) {
+    g_usleep (10000);
+    g_object_get (queue, "current-level-buffers", &level, NULL);
+  }
+  g_signal_handlers_disconnect_by_func (sink, wait_for_queue, queue);
+  g_object_set_data (G_OBJECT (sink), "level", GUINT_TO_POINTER (level));
+}
+
+GST_START_TEST (test_reads_ahead)
+{
+  g_autofree gchar *graph = NULL;
+  g_autoptr (GstElement) pipeline = NULL, queue = NULL, sink = NULL;
+  g_autoptr (GstBus) bus = NULL;
+  g_autoptr (GstMessage) end = NULL;
+
+  capture ("seed=1");
+  graph = g_strdup_printf ("kdh5src location=%s shuffle=true fields=x batch-size=9 ! kdcache location=%s ! queue name=q max-size-buffers=3 ! fakesink name=s signal-handoffs=true", data, cache);
+  pipeline = gst_parse_launch (graph, NULL);
+  queue = gst_bin_get_by_name (GST_BIN (pipeline), "q");
+  sink = gst_bin_get_by_name (GST_BIN (pipeline), "s");
+  bus = gst_element_get_bus (pipeline);
+  g_signal_connect (sink, "handoff", G_CALLBACK (wait_for_queue), queue);
+  gst_element_set_state (pipeline, GST_STATE_PLAYING);
+  end = gst_bus_timed_pop_filtered (bus, 60 * GST_SECOND, GST_MESSAGE_ERROR | GST_MESSAGE_EOS);
+  ck_assert (end && GST_MESSAGE_TYPE (end) == GST_MESSAGE_EOS);
+  ck_assert_uint_eq (GPOINTER_TO_UINT (g_object_get_data (G_OBJECT (sink), "level")), 3);
+  gst_element_set_state (pipeline, GST_STATE_NULL);
+  /* What goes wrong before the queue is still one error. */
+  g_unlink (data);
+  write_data (data, 200);
+  run_badly ("kdh5src location=DATA fields=x ! kdcache location=CACHE check-identity=false ! queue ! kdh5sink location=OUT", "sample.id=100, sample.view=0, missing=28 of 64");
+}
+GST_END_TEST;
+
 static Suite *
 kdcache_suite (void)
 {
@@ -202,6 +242,7 @@ kdcache_suite (void)
   tcase_add_test (t, test_teacher_refuses);
   tcase_add_test (t, test_stale);
   tcase_add_test (t, test_refuses);
+  tcase_add_test (t, test_reads_ahead);
   suite_add_tcase (s, t);
   return s;
 }
