@@ -49,6 +49,18 @@ kd_run_warn (KdRun *run, GstMessage *message)
   g_printerr ("%s\n", text);
 }
 
+/* What an element has to say to whoever started the run. */
+static void
+kd_run_say (KdRun *run, GstMessage *message)
+{
+  g_autoptr (GError) error = NULL;
+
+  gst_message_parse_info (message, &error, NULL);
+  kd_progress_clear (run->progress);
+  if (!run->options->quiet)
+    g_print ("%s\n", error->message);
+}
+
 static void
 kd_run_write_graph (KdRun *run)
 {
@@ -112,6 +124,9 @@ kd_run_on_message (GstBus *bus, GstMessage *message, gpointer user_data)
     break;
   case GST_MESSAGE_WARNING:
     kd_run_warn (run, message);
+    break;
+  case GST_MESSAGE_INFO:
+    kd_run_say (run, message);
     break;
   case GST_MESSAGE_EOS:
     run->finished = TRUE;

@@ -58,6 +58,8 @@ KD_API gboolean kd_element_has_trainer (KdElement *self);
 
 /** kd_element_post_error: (transfer full) @error as one element error, with the domain that GStreamer has for it. Works for any GstElement. */
 KD_API void kd_element_post_error (GstElement *element, GError *error);
+/** kd_element_is_dry_run: kd launch --dry-run says so in a context; the end of the stream comes without a batch then, and nothing may be written. */
+KD_API gboolean kd_element_is_dry_run (GstElement *element);
 
 /** kd_element_class_install: pads' templates, metadata, and the properties of @base (the base class's own table, or NULL) and of @desc,
  * whose rows win where both have a name. @keywords: "Filter/Loss" and the like. Call it in class_init. */

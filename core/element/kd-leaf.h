@@ -69,9 +69,6 @@ void kd_property_pair_get (KdPropertyPair *pair, guint id, GValue *value);
 /** kd_leaf_write_results: the end of the stream of a transform that gathers: what it concludes, into the file that `location` names. */
 gboolean kd_leaf_write_results (KdLeafElement *self, const KdTransformDesc *desc, GError **error);
 
-/** kd_element_is_dry_run: kd launch --dry-run says so in a context; the end of the stream comes without a batch then, and nothing may be written. */
-gboolean kd_element_is_dry_run (GstElement *element);
-
 /** kd_element_class_describe: kind and what it provides, into the metadata that GStreamer's registry keeps. */
 void kd_element_class_describe (GstElementClass *klass, const KdDesc *desc, const gchar *kind, const KdFieldSpec *outputs);
 

@@ -11,7 +11,7 @@ G_BEGIN_DECLS
 /* Downstream, serialized: the end of an epoch. */
 #define KD_EVENT_EPOCH "kd-epoch"
 /* Downstream, sticky: what the rows came through; strings dataset, dataset-spec, teacher, teacher-spec, preprocessing; int64 n-rows and
- * n-batches (of this process's run, 0 unknown), n-rows-all (of all processes). Each element adds to it. */
+ * n-batches (of this process's run, 0 unknown), n-rows-all (of all processes), shard-index and shard-count of the source. Each element adds to it. */
 #define KD_EVENT_IDENTITY "kd-identity"
 /* Upstream, from kdtrain, in its streaming thread. */
 #define KD_EVENT_BACKWARD "kd-backward"

@@ -149,7 +149,8 @@ send_identity (KdSource *self)
   gst_pad_push_event (GST_BASE_SRC_PAD (self),
       gst_event_new_custom (GST_EVENT_CUSTOM_DOWNSTREAM_STICKY,
           gst_structure_new (KD_EVENT_IDENTITY, "dataset", G_TYPE_STRING, fingerprint, "dataset-spec", G_TYPE_STRING, spec->str, "n-rows",
-              G_TYPE_INT64, priv->order.n_shard * options->epochs, "n-batches", G_TYPE_INT64, n_batches * options->epochs, "n-rows-all", G_TYPE_INT64, n_rows_all * options->epochs, "epochs", G_TYPE_INT64, options->epochs, NULL)));
+              G_TYPE_INT64, priv->order.n_shard * options->epochs, "n-batches", G_TYPE_INT64, n_batches * options->epochs, "n-rows-all", G_TYPE_INT64, n_rows_all * options->epochs, "epochs", G_TYPE_INT64, options->epochs, "shard-index", G_TYPE_INT64, options->shard_index,
+              "shard-count", G_TYPE_INT64, options->shard_count, NULL)));
 }
 
 static void

@@ -144,10 +144,34 @@ kd_world_same (guint64 value, gboolean *ret_same, GError **error)
 }
 
 gboolean
-kd_world_barrier (GError **error)
+kd_world_can_meet (void)
 {
-  g_autoptr (GMutexLocker) locker = kd_world_size () > 1 ? g_mutex_locker_new (&lock) : NULL;
-  KdWorld *world = locker ? get_world (error) : NULL;
+  gint rank, size, starter = find_starter (&rank, &size);
 
-  return !locker || (world && KD_WORLD_GET_CLASS (world)->barrier (world, error));
+  return starter >= 0 && starters[starter].mpi;
+}
+
+/* The lock is not held while waiting: another thread may be in the middle of a sum. */
+gboolean
+kd_world_barrier (const gchar *name, GError **error)
+{
+  KdWorldMeeting *meeting = NULL;
+  gboolean over = kd_world_size () == 1, good = TRUE;
+
+  while (good && !over) {
+    g_autoptr (GMutexLocker) locker = g_mutex_locker_new (&lock);
+    KdWorld *world = get_world (error);
+    if (!world)
+      return FALSE;
+    if (meeting) {
+      good = KD_WORLD_GET_CLASS (world)->met (world, meeting, &over, error);
+    } else {
+      meeting = KD_WORLD_GET_CLASS (world)->meet (world, g_str_hash (name) & 0x7fff, error);
+      good = meeting != NULL;
+    }
+    g_clear_pointer (&locker, g_mutex_locker_free);
+    if (good && !over)
+      g_usleep (1000);
+  }
+  return good;
 }

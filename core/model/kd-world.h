@@ -17,16 +17,24 @@ KD_API gboolean kd_world_sum (gfloat *values, gsize n, GError **error);
 KD_API gboolean kd_world_sum_doubles (gdouble *values, gsize n, GError **error);
 /** kd_world_same: whether @value is the same on every rank; all get the same answer. */
 KD_API gboolean kd_world_same (guint64 value, gboolean *ret_same, GError **error);
-/** kd_world_barrier: returns when every rank has called it. */
-KD_API gboolean kd_world_barrier (GError **error);
+/** kd_world_can_meet: whether mpirun started the processes, so that they can wait for each other. */
+KD_API gboolean kd_world_can_meet (void);
+/** kd_world_barrier: returns when every rank has called it with the same @name; what else goes on meanwhile, sums and barriers of other names, is not
+ * disturbed. Who waits costs no processor time. */
+KD_API gboolean kd_world_barrier (const gchar *name, GError **error);
 
 #define KD_TYPE_WORLD (kd_world_get_type ())
 KD_API GType kd_world_get_type (void);
 G_DECLARE_DERIVABLE_TYPE (KdWorld, kd_world, KD, WORLD, GObject)
 
+/* What a barrier of a plugin keeps between two looks at it. */
+typedef struct _KdWorldMeeting KdWorldMeeting;
+
 /**
  * KdWorldClass: what a plugin implements; an instance is made once, in the first call that needs it, from any thread; calls are serialised.
  * @size: ranks that it sees, to be compared with what the environment says
+ * @meet: begins a barrier of those that give the same @tag (0 to 32767)
+ * @met: looks at it; frees it when it is over, or fails
  */
 struct _KdWorldClass {
   GObjectClass parent;
@@ -34,7 +42,8 @@ struct _KdWorldClass {
   gboolean (*sum) (KdWorld *world, gfloat *values, gsize n, GError **error);
   gboolean (*sum_doubles) (KdWorld *world, gdouble *values, gsize n, GError **error);
   gboolean (*bounds) (KdWorld *world, guint64 value, guint64 *ret_min, guint64 *ret_max, GError **error);
-  gboolean (*barrier) (KdWorld *world, GError **error);
+  KdWorldMeeting *(*meet) (KdWorld *world, guint tag, GError **error);
+  gboolean (*met) (KdWorld *world, KdWorldMeeting *meeting, gboolean *ret_over, GError **error);
   gpointer padding[8];
 };
 

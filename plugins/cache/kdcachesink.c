@@ -13,12 +13,15 @@
  * logprob5 (log-probabilities in a byte); index32, index16 (ids). `topk` and `sampled` cut teacher.logits down to `k` ids a row, as kdlogittopk
  * and kdlogitsample do: ids are stored as small as they can be, log-probabilities and weights as float16 unless told. What each encoding
  * costs is measured and stored; `kd cache info` shows it. core/cache/README.md has the numbers.
+ * ## Many processes
+ * Where the source gives each process a share of the rows (mpirun, srun, shard-index), each writes LOCATION.rank-R-of-N and leaves out what LOCATION or
+ * another of them has. Under mpirun the first makes LOCATION of them at the end; else it says by which `kd cache merge` it is done.
  * ## Messages
  * Element message kd-progress (samples, total, committed, samples-per-second, bytes-per-second, disk-wait: the share of
  * the time that the stream stood because the disk was behind), twice a second. Two parts are in memory at the most: the one that fills and the one
  * that a thread writes; a stream that is faster waits.
  * ## Errors
- * No teacher field; an encoding that is none or is for no field; a number that float16 does not hold; a cache that is there already; a cache of another teacher, data set or preprocessing; a disk that cannot hold the rows.
+ * No teacher field; an encoding that is none or is for no field; a number that float16 does not hold; a cache that is there already; processes with different locations; a cache of another teacher, data set or preprocessing; a disk that cannot hold the rows.
  * ## Source
  * The format: schemas/batch-file.md and schemas/cache-manifest.schema.json
  * ## Example
@@ -50,7 +53,7 @@ static const KdEnumValue dtypes[] = {
 };
 
 static const KdParam kd_cache_sink_params[] = {
-  KD_PARAM_STRING (KdCacheSinkParams, location, "", "The cache to write; its parts go into LOCATION.parts"),
+  KD_PARAM_STRING (KdCacheSinkParams, location, "", "The cache to write; its parts go into LOCATION.parts, a process's share into LOCATION.rank-R-of-N"),
   KD_PARAM_STRING (KdCacheSinkParams, fields, "", "Fields to keep, with commas; empty: all teacher.*"),
   KD_PARAM_BOOL (KdCacheSinkParams, resume, FALSE, "Go on with the cache if it is there"),
   KD_PARAM_INT (KdCacheSinkParams, part_bytes, 1, G_MAXINT64 / 4, (gint64) 64 << 20, "Rows are committed whenever this many bytes are together"),
@@ -78,8 +81,11 @@ typedef struct {
   GCond arrived;
   KdCacheIdentity identity;
   gboolean has_identity;
+  KdCacheWorld world;
+  gint64 shard_index, shard_count;
   gint64 total, n_epochs, epochs_done;
   gboolean inside_epoch; /* a batch came since the last end of an epoch */
+  gboolean finished;
   gint64 n_seen, n_reported, started_us, reported_us;
   gdouble waited; /* for the disk, until the last report */
 } KdCacheSink;
@@ -105,7 +111,8 @@ open_writer (KdCacheSink *self, GError **error)
   if (self->writer)
     return TRUE;
   g_mutex_lock (&self->lock);
-  self->writer = kd_cache_writer_open (p->location, p->resume, &self->identity, (gsize) p->part_bytes, error);
+  kd_cache_world_init (&self->world, GST_ELEMENT (self), p->location, self->shard_index, self->shard_count);
+  self->writer = kd_cache_world_open (&self->world, p->resume, &self->identity, (gsize) p->part_bytes, error);
   g_mutex_unlock (&self->lock);
   if (self->writer && self->total > 0)
     kd_cache_writer_expect (self->writer, self->total);
@@ -129,6 +136,8 @@ kd_cache_sink_identity (KdSink *sink, const GstStructure *structure)
   self->identity.preprocessing = g_strdup (preprocessing ? preprocessing : "");
   gst_structure_get_int64 (structure, "n-rows", &self->total);
   gst_structure_get_int64 (structure, "epochs", &self->n_epochs);
+  gst_structure_get_int64 (structure, "shard-index", &self->shard_index);
+  gst_structure_get_int64 (structure, "shard-count", &self->shard_count);
   self->has_identity = TRUE;
   g_cond_broadcast (&self->arrived);
   g_mutex_unlock (&self->lock);
@@ -140,7 +149,7 @@ skip_row (gpointer user_data, gint64 id, gint64 view)
   return kd_cache_writer_has (((KdCacheSink *) user_data)->writer, id, view);
 }
 
-/* Only a cache that is there is opened: a dry run asks too, and must make nothing. */
+/* A dry run asks too, and must make nothing. */
 static gboolean
 kd_cache_sink_query (KdSink *sink, GstQuery *query)
 {
@@ -148,16 +157,16 @@ kd_cache_sink_query (KdSink *sink, GstQuery *query)
   const KdCacheSinkParams *p = kd_sink_params (sink);
   KdResume *resume = kd_query_get_pointer (query, KD_QUERY_RESUME);
   gint64 until = g_get_monotonic_time () + IDENTITY_WAIT_US;
-  g_autofree gchar *manifest = g_strconcat (p->location, ".parts/manifest.json", NULL);
   gboolean known;
   GError *error = NULL;
 
-  if (!resume || !p->resume || !g_file_test (manifest, G_FILE_TEST_EXISTS))
+  if (!resume || !p->resume || kd_element_is_dry_run (GST_ELEMENT (self)))
     return FALSE;
   g_mutex_lock (&self->lock);
   while (!self->has_identity && g_cond_wait_until (&self->arrived, &self->lock, until))
     ;
-  known = self->has_identity;
+  kd_cache_world_init (&self->world, GST_ELEMENT (self), p->location, self->shard_index, self->shard_count);
+  known = self->has_identity && !kd_cache_world_is_new (&self->world);
   g_mutex_unlock (&self->lock);
   if (!known)
     return FALSE; /* opened, and checked, with the first batch; rows that are there are computed and dropped */
@@ -286,14 +295,18 @@ kd_cache_sink_finish (KdSink *sink, GError **error)
   KdCacheSink *self = self_of (sink);
   gboolean stopped = self->total > 0 && (self->inside_epoch || self->epochs_done < MAX (self->n_epochs, 1));
 
-  if (!self->writer && self->epochs_done == 0)
+  if (self->finished || (!self->writer && self->epochs_done == 0))
     return TRUE; /* nothing came: a dry run */
   if (!open_writer (self, error))
     return FALSE;
   if (!(stopped ? kd_cache_writer_stop (self->writer, error) : kd_cache_writer_finish (self->writer, error)))
     return FALSE;
   report (self, TRUE);
-  return TRUE;
+  self->finished = !stopped;
+  if (stopped)
+    return TRUE;
+  g_clear_pointer (&self->writer, kd_cache_writer_close); /* its lock: the first process takes over */
+  return kd_cache_world_finish (&self->world, error);
 }
 
 static gboolean
@@ -315,8 +328,9 @@ kd_cache_sink_stop (KdSink *sink)
   g_clear_pointer (&self->writer, kd_cache_writer_close);
   kd_cache_plan_clear (&self->plan);
   kd_cache_identity_clear (&self->identity);
-  self->has_identity = self->inside_epoch = FALSE;
-  self->total = self->n_epochs = self->epochs_done = self->n_seen = self->n_reported = 0;
+  kd_cache_world_clear (&self->world);
+  self->has_identity = self->inside_epoch = self->finished = FALSE;
+  self->shard_index = self->shard_count = self->total = self->n_epochs = self->epochs_done = self->n_seen = self->n_reported = 0;
   self->waited = 0;
 }
 

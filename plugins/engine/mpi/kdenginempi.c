@@ -3,7 +3,7 @@
  * @short_description: sums over the processes of one run, by MPI
  *
  * The only file that knows MPI. Started by `mpirun -n 4 kd launch '...'`: sources give each rank its share of the rows, kdtrain sums gradients here,
- * kdcachesink lets each rank write its own parts.
+ * kdcachesink lets each rank write its own parts and waits here until all have.
  */
 #include <kd/kd.h>
 #include <mpi.h>
@@ -64,12 +64,59 @@ mpi_bounds (KdWorld *world, guint64 value, guint64 *ret_min, guint64 *ret_max, G
   return code == MPI_SUCCESS || refuse ("MPI_Allreduce", code, error);
 }
 
-static gboolean
-mpi_barrier (KdWorld *world, GError **error)
-{
-  int code = MPI_Barrier (MPI_COMM_WORLD);
+/* Everyone tells the first, who then tells everyone. @n: requests under way; @back: the second half. */
+struct _KdWorldMeeting {
+  int tag, rank, size, n;
+  gboolean back;
+  MPI_Request requests[];
+};
 
-  return code == MPI_SUCCESS || refuse ("MPI_Barrier", code, error);
+static int
+start_half (KdWorldMeeting *meeting, gboolean receive)
+{
+  int first = meeting->rank == 0 ? 1 : 0, end = meeting->rank == 0 ? meeting->size : 1, code = MPI_SUCCESS;
+
+  meeting->n = 0;
+  for (int other = first; other < end && code == MPI_SUCCESS; other++) {
+    MPI_Request *request = &meeting->requests[meeting->n++];
+    code = receive ? MPI_Irecv (NULL, 0, MPI_BYTE, other, meeting->tag, MPI_COMM_WORLD, request) : MPI_Isend (NULL, 0, MPI_BYTE, other, meeting->tag, MPI_COMM_WORLD, request);
+  }
+  return code;
+}
+
+static KdWorldMeeting *
+mpi_meet (KdWorld *world, guint tag, GError **error)
+{
+  KdWorldMeeting *meeting;
+  int rank, size, code;
+
+  MPI_Comm_rank (MPI_COMM_WORLD, &rank);
+  MPI_Comm_size (MPI_COMM_WORLD, &size);
+  meeting = g_malloc0 (sizeof *meeting + (gsize) size * sizeof (MPI_Request));
+  meeting->tag = (int) tag;
+  meeting->rank = rank;
+  meeting->size = size;
+  code = start_half (meeting, rank == 0);
+  if (code == MPI_SUCCESS)
+    return meeting;
+  g_free (meeting);
+  refuse ("MPI_Isend", code, error);
+  return NULL;
+}
+
+static gboolean
+mpi_met (KdWorld *world, KdWorldMeeting *meeting, gboolean *ret_over, GError **error)
+{
+  int done = 0, code = MPI_Testall (meeting->n, meeting->requests, &done, MPI_STATUSES_IGNORE);
+
+  *ret_over = done && meeting->back;
+  if (code == MPI_SUCCESS && done && !meeting->back) {
+    code = start_half (meeting, meeting->rank > 0);
+    meeting->back = TRUE;
+  }
+  if (code != MPI_SUCCESS || *ret_over)
+    g_free (meeting);
+  return code == MPI_SUCCESS || refuse ("MPI_Testall", code, error);
 }
 
 static gint
@@ -114,7 +161,8 @@ kd_mpi_world_class_init (KdMpiWorldClass *klass)
   klass->sum = mpi_sum;
   klass->sum_doubles = mpi_sum_doubles;
   klass->bounds = mpi_bounds;
-  klass->barrier = mpi_barrier;
+  klass->meet = mpi_meet;
+  klass->met = mpi_met;
 }
 
 KD_PLUGIN_DEFINE ("Sums over the processes of a run (MPI)", return kd_world_register (plugin, kd_mpi_world_get_type ());)
