@@ -100,7 +100,8 @@ make_kind (const Kind *kind)
   g_autoptr (KdTensor) ids = NULL, views = NULL;
   gboolean viewed = strstr (kind->line, "location=u.h5") != NULL;
 
-  kd_fault_setup ();
+  kd_test_in_memory ();
+  kd_command_setup ();
   g_chdir (kd_folder);
   write_inputs (0, "d.h5", "u.h5", "s.h5");
   write_inputs (1, "d2.h5", "u2.h5", "s2.h5");

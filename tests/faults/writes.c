@@ -60,7 +60,8 @@ write_data (void)
 static void
 make_inputs (const Case *c)
 {
-  kd_fault_setup ();
+  kd_test_in_memory ();
+  kd_command_setup ();
   write_data ();
   kd_expect (0, "kd launch --quiet 'kdh5src location=d.h5 batch-size=10 ! kdcachesink location=c.h5 part-bytes=900'", "");
   kd_expect (0, "kd launch --quiet 'kdh5src location=s.h5 ! kdcachesink location=k.h5 part-bytes=1500'", "");

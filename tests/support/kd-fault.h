@@ -3,16 +3,6 @@
 #include "kd-command.h"
 
 #include <signal.h>
-#include <unistd.h>
-
-/** kd_fault_setup: kd_command_setup() in memory where that can be: thousands of syncs. The fault is in the call, not in the disk. */
-static inline void
-kd_fault_setup (void)
-{
-  if (g_access ("/dev/shm", W_OK | X_OK) == 0)
-    g_setenv ("TMPDIR", "/dev/shm", TRUE);
-  kd_command_setup ();
-}
 
 static inline gint
 kd_fault_by_name (gconstpointer a, gconstpointer b)

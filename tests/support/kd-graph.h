@@ -2,12 +2,21 @@
 #pragma once
 #include "kd-check.h"
 #include <glib/gstdio.h>
+#include <unistd.h>
 
 /** kd_test_folder: (transfer full) a new temporary folder. */
 static inline gchar *
 kd_test_folder (void)
 {
   return g_dir_make_tmp ("kdtest-XXXXXX", NULL);
+}
+
+/** kd_test_in_memory: folders from now on are in memory where that can be: for tests that sync thousands of times. */
+static inline void
+kd_test_in_memory (void)
+{
+  if (g_access ("/dev/shm", W_OK | X_OK) == 0)
+    g_setenv ("TMPDIR", "/dev/shm", TRUE);
 }
 
 /** kd_test_remove: a folder and all in it. */

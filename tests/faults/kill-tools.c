@@ -1,4 +1,4 @@
-/* kill -9 of merge, prune and repair at random instants: the inputs stay as they were, and the run that comes through ends with the manifest, and so
+/* kill -9 of merge, prune, repair and pack at random instants: the inputs stay as they were, and the run that comes through ends with the manifest, and so
  * with the checksums of every row, of one that was never killed. KD_KILLS=N sets another number of kills. */
 #include "kd-graph.h"
 
@@ -12,7 +12,7 @@
 #define WIDTH 32
 
 static gchar *self_path, *folder;
-static const gchar *const commands[] = { "merge", "link", "prune", "repair" };
+static const gchar *const commands[] = { "merge", "link", "prune", "repair", "pack", "pack-zstd" };
 
 static void
 write_cache (const gchar *path, gint64 first, gint64 n)
@@ -52,6 +52,7 @@ shell (const gchar *line)
 static void
 make_data (void)
 {
+  kd_test_in_memory ();
   folder = kd_test_folder ();
   g_chdir (folder);
   write_cache ("a.h5", 0, ROWS);
@@ -85,6 +86,8 @@ work (const gchar *command, const gchar *where)
     repair = kd_cache_repair ("c.h5", FALSE, &options, &error);
   else if (g_str_equal (command, "prune"))
     kd_cache_prune ("a.h5", "o.h5", &range, &options, &result, &error);
+  else if (g_str_has_prefix (command, "pack"))
+    kd_cache_pack ("a.h5", "o.h5", g_str_equal (command, "pack") ? "none" : "blosc-zstd", 0, NULL, NULL, &error);
   else
     kd_cache_merge ("o.h5", shards, &options, &result, &error);
   if (error)
@@ -118,7 +121,7 @@ wait_child (pid_t pid)
 static void
 begin_again (const gchar *command)
 {
-  shell (g_str_equal (command, "repair") ? "rm -rf c.h5 c.h5.parts; cp -r broken.h5.parts c.h5.parts; cp broken.h5 c.h5" : "rm -rf o.h5 o.h5.parts");
+  shell (g_str_equal (command, "repair") ? "rm -rf c.h5 c.h5.parts; cp -r broken.h5.parts c.h5.parts; cp broken.h5 c.h5" : "rm -rf o.h5 o.h5.parts .o.h5.partial-*");
 }
 
 /* (transfer full) the manifest of a run's result, and the damaged parts that it set apart. */
@@ -128,8 +131,16 @@ read_result (const gchar *command)
   const gchar *path = g_str_equal (command, "repair") ? "c.h5" : "o.h5";
   g_autofree gchar *manifest = g_strconcat (path, ".parts/manifest.json", NULL), *lost = g_strconcat (path, ".parts/quarantine/lost.txt", NULL);
   g_autofree gchar *text = NULL, *report = NULL;
+  const KdCacheCopyOptions options = { 0 };
   GError *error = NULL;
 
+  if (g_str_has_prefix (command, "pack")) {
+    g_autoptr (KdCacheDiff) diff = kd_cache_diff ("a.h5", "o.h5", &options, &error);
+    kd_assert_no_error (error);
+    shell ("! find . -name '*.partial-*' | grep .");
+    return g_strdup_printf ("%" G_GINT64_FORMAT " rows, %" G_GINT64_FORMAT " and %" G_GINT64_FORMAT " of one alone, %g apart", diff->n_common, diff->n_only_a, diff->n_only_b,
+        ((KdCacheFieldDiff *) g_ptr_array_index (diff->fields, 0))->max);
+  }
   ck_assert_msg (kd_cache_verify (path, NULL, NULL, NULL, &error), "%s", error ? error->message : "");
   ck_assert (g_file_get_contents (manifest, &text, NULL, NULL));
   g_file_get_contents (lost, &report, NULL, NULL);
@@ -150,6 +161,8 @@ GST_START_TEST (test_kill)
   kd_random_init (&random, 5, kd_random_purpose ("kill"), (guint) __i__, 0);
   ck_assert (wait_child (start_child (command)));
   wanted = read_result (command);
+  if (g_str_has_prefix (command, "pack"))
+    ck_assert_str_eq (wanted, "6000 rows, 0 and 0 of one alone, 0 apart");
   begin_again (command);
   before_us = g_get_monotonic_time (); /* the second run: the first had to load everything */
   ck_assert (wait_child (start_child (command)));
@@ -172,6 +185,7 @@ GST_START_TEST (test_kill)
     begin_again (command);
   }
   ck_assert_uint_gt (n_inside, n_kills / 8);
+  g_print ("%s: %u kills\n", command, n_inside);
   shell ("find a.h5* b.h5* -type f -exec sha256sum {} + | sort | cmp - before");
 }
 GST_END_TEST;
@@ -183,7 +197,7 @@ kill_tools_suite (void)
   TCase *t = tcase_create ("kill-tools");
 
   tcase_add_checked_fixture (t, make_data, remove_data);
-  tcase_set_timeout (t, 280);
+  tcase_set_timeout (t, g_getenv ("KD_KILLS") ? 7200 : 280);
   tcase_add_loop_test (t, test_kill, 0, G_N_ELEMENTS (commands));
   suite_add_tcase (s, t);
   return s;

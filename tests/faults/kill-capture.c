@@ -10,6 +10,8 @@
 
 #define ROWS 20000
 #define WIDTH 32
+/* slow enough to be killed at every part */
+#define SLOW "kdh5src location=%s/d.h5 shuffle=%s seed=3 batch-size=50 ! identity sleep-time=8000 ! kdcachesink location=%s/t.h5 part-bytes=40000 resume=true"
 #define GRAPH "kdh5src location=%s/d.h5 shuffle=%s seed=3 batch-size=50 ! kdcachesink location=%s/t.h5 part-bytes=100000 resume=true"
 
 static gchar *self_path, *folder, *cache;
@@ -22,6 +24,7 @@ make_data (void)
   const gchar *names[] = { "sample.id", "teacher.logits" };
   g_autofree gchar *path = NULL;
 
+  kd_test_in_memory ();
   folder = kd_test_folder ();
   path = g_build_filename (folder, "d.h5", NULL);
   cache = g_build_filename (folder, "t.h5", NULL);
@@ -44,12 +47,12 @@ remove_data (void)
 }
 
 static pid_t
-start_child (gboolean shuffle)
+start_child (const gchar *how, gboolean shuffle)
 {
   pid_t pid = fork ();
 
   if (pid == 0) {
-    execl (self_path, self_path, "--capture", folder, shuffle ? "true" : "false", NULL);
+    execl (self_path, self_path, how, folder, shuffle ? "true" : "false", NULL);
     _exit (127);
   }
   ck_assert_int_gt (pid, 0);
@@ -139,13 +142,13 @@ GST_START_TEST (test_kill)
   KdRandom random;
 
   kd_random_init (&random, 11, kd_random_purpose ("kill"), (guint) __i__, 0);
-  ck_assert (wait_child (start_child (shuffle)));
+  ck_assert (wait_child (start_child ("--capture", shuffle)));
   whole_us = g_get_monotonic_time () - before_us;
   ck_assert_int_eq (check_rows (), ROWS);
   remove_cache ();
   /* The first run may have been slow where later ones are not: an end that came before the kill shortens the wait, and does not count. */
   for (guint i = 0; n_inside < n_kills / 2 && i < 2 * n_kills; i++) {
-    pid_t pid = start_child (shuffle);
+    pid_t pid = start_child ("--capture", shuffle);
     gint64 named;
     g_usleep ((gulong) (kd_random_uniform (&random) * (gdouble) whole_us));
     named = rows_named ();
@@ -163,12 +166,47 @@ GST_START_TEST (test_kill)
     ck_assert_int_ge (kept, named);
   }
   ck_assert_int_gt (n_inside, n_kills / 8);
-  ck_assert (wait_child (start_child (shuffle)));
+  g_print ("capture%s: %u kills\n", shuffle ? ", shuffled" : "", n_inside);
+  ck_assert (wait_child (start_child ("--capture", shuffle)));
   ck_assert_int_eq (check_rows (), ROWS);
   {
     g_autoptr (KdCacheReader) reader = open_cache ();
     ck_assert (kd_cache_reader_complete (reader));
   }
+}
+GST_END_TEST;
+
+/* The same capture, killed twenty times one after the other, each time when it has just committed something; then compared with one that never was. */
+GST_START_TEST (test_twenty_in_a_row)
+{
+  g_autofree gchar *never = g_strconcat (cache, ".never", NULL), *line = g_strdup_printf ("mv %s %s && mv %s.parts %s.parts", cache, never, cache, never);
+  const KdCacheCopyOptions options = { 0 };
+  g_autoptr (KdCacheDiff) diff = NULL;
+  GError *error = NULL;
+  gint64 kept = 0;
+
+  ck_assert (wait_child (start_child ("--capture", TRUE)));
+  {
+    const gchar *argv[] = { "/bin/sh", "-c", line, NULL };
+    ck_assert (g_spawn_sync (NULL, (gchar **) argv, NULL, 0, NULL, NULL, NULL, NULL, NULL, NULL));
+  }
+  for (guint i = 0; i < 20; i++) {
+    pid_t pid = start_child ("--slow", TRUE);
+    for (gint64 until = g_get_monotonic_time () + 20 * G_USEC_PER_SEC; rows_named () <= kept && g_get_monotonic_time () < until;)
+      g_usleep (500);
+    kill (pid, SIGKILL);
+    ck_assert_msg (!wait_child (pid), "kill %u came after the end", i);
+    ck_assert_int_gt (check_rows (), kept);
+    kept = check_rows ();
+  }
+  ck_assert_int_lt (kept, ROWS);
+  ck_assert (wait_child (start_child ("--capture", TRUE)));
+  diff = kd_cache_diff (cache, never, &options, &error);
+  kd_assert_no_error (error);
+  ck_assert_int_eq (diff->n_common, ROWS);
+  ck_assert (diff->n_only_a == 0 && diff->n_only_b == 0 && !diff->identity);
+  ck_assert_int_eq (((KdCacheFieldDiff *) g_ptr_array_index (diff->fields, 0))->n_rows, 0);
+  g_print ("20 kills in a row, at up to %" G_GINT64_FORMAT " of %d rows: the same cache\n", kept, ROWS);
 }
 GST_END_TEST;
 
@@ -179,17 +217,19 @@ kill_capture_suite (void)
   TCase *t = tcase_create ("kill-capture");
 
   tcase_add_checked_fixture (t, make_data, remove_data);
-  tcase_set_timeout (t, 280);
+  tcase_set_timeout (t, g_getenv ("KD_KILLS") ? 7200 : 280);
   tcase_add_loop_test (t, test_kill, 0, 2); /* in the data's order, and shuffled */
+  if (!g_getenv ("KD_KILLS"))
+    tcase_add_test (t, test_twenty_in_a_row);
   suite_add_tcase (s, t);
   return s;
 }
 
 /* The child: one capture. */
 static int
-capture (const gchar *where, const gchar *shuffle)
+capture (gboolean slow, const gchar *where, const gchar *shuffle)
 {
-  g_autofree gchar *graph = g_strdup_printf (GRAPH, where, shuffle, where);
+  g_autofree gchar *graph = slow ? g_strdup_printf (SLOW, where, shuffle, where) : g_strdup_printf (GRAPH, where, shuffle, where);
   g_autofree gchar *error_text = NULL;
 
   gst_init (NULL, NULL);
@@ -202,8 +242,8 @@ capture (const gchar *where, const gchar *shuffle)
 int
 main (int argc, char **argv)
 {
-  if (argc == 4 && g_str_equal (argv[1], "--capture"))
-    return capture (argv[2], argv[3]);
+  if (argc == 4 && (g_str_equal (argv[1], "--capture") || g_str_equal (argv[1], "--slow")))
+    return capture (g_str_equal (argv[1], "--slow"), argv[2], argv[3]);
   self_path = g_file_read_link ("/proc/self/exe", NULL);
   gst_check_init (&argc, &argv);
   return gst_check_run_suite (kill_capture_suite (), KD_TEST_NAME, __FILE__);
