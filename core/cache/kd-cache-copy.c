@@ -95,8 +95,7 @@ kd_cache_copy_close (KdCacheCopy *copy)
   g_free (copy->columns);
   g_clear_pointer (&copy->there, kd_cache_reader_close);
   g_clear_pointer (&copy->manifest, kd_cache_manifest_free);
-  if (copy->lock >= 0)
-    close (copy->lock);
+  kd_cache_unlock (copy->path, copy->lock);
   g_free (copy->folder);
   g_free (copy->path);
   g_free (copy);
@@ -165,12 +164,29 @@ save (KdCacheCopy *copy, GError **error)
   return kd_cache_manifest_save (copy->manifest, copy->path, error);
 }
 
+/* Between looking at the output and locking it another process may have written it, whose parts must not be swept. */
+static gboolean
+is_as_seen (const KdCacheCopy *copy)
+{
+  g_autofree gchar *file = g_build_filename (copy->folder, KD_CACHE_MANIFEST, NULL), *before = NULL, *after = NULL;
+  gboolean is_there = g_file_test (file, G_FILE_TEST_EXISTS);
+  g_autoptr (KdCacheManifest) now = is_there ? kd_cache_manifest_load (copy->path, NULL) : NULL;
+
+  if (!copy->there || !now)
+    return !copy->there && !is_there;
+  before = kd_cache_manifest_print (kd_cache_reader_manifest (copy->there));
+  after = kd_cache_manifest_print (now);
+  return g_str_equal (before, after);
+}
+
 gboolean
 kd_cache_copy_begin (KdCacheCopy *copy, GError **error)
 {
   copy->lock = kd_cache_lock (copy->path, error);
   if (copy->lock < 0)
     return FALSE;
+  if (!is_as_seen (copy))
+    return fail (copy, "another process wrote it meanwhile; give the same command again", error);
   kd_cache_sweep (copy->path, copy->manifest);
   copy->manifest->complete = FALSE;
   return save (copy, error);

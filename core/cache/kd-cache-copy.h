@@ -5,8 +5,9 @@
 
 G_BEGIN_DECLS
 
-/* kd_cache_lock: one writer a cache: a descriptor to close, or -1. Makes the parts folder. */
+/* kd_cache_lock: one writer a cache: what kd_cache_unlock takes, or -1; the error says who has it. Makes the parts folder. */
 int kd_cache_lock (const gchar *path, GError **error);
+void kd_cache_unlock (const gchar *path, int lock);
 /* kd_cache_sweep: remove what a killed writer left: half-written files, and parts that @manifest does not name (NULL: those stay). The cache is locked. */
 void kd_cache_sweep (const gchar *path, const KdCacheManifest *manifest);
 

@@ -37,8 +37,7 @@ kd_cache_remove (const gchar *path, GError **error)
   remove_tree (grave);
   /* The master alone goes first: without it a capture still goes on; without the parts it would stand in the way. */
   good = (unlink (path) == 0 || errno == ENOENT || fail (path, error)) && (!has_parts || rename (folder, grave) == 0 || fail (folder, error));
-  if (lock >= 0)
-    close (lock);
+  kd_cache_unlock (path, lock);
   if (good)
     remove_tree (grave);
   return good;

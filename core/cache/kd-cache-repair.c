@@ -234,7 +234,7 @@ kd_cache_repair (const gchar *path, gboolean dry_run, const KdCacheCopyOptions *
     manifest = kd_cache_rebuild (path, folder, error);
   }
   good = manifest && check_parts (manifest, path, folder, options, repair, error) && (dry_run || write_repair (manifest, path, folder, repair, error));
-  close (lock);
+  kd_cache_unlock (path, lock);
   if (!good)
     return NULL;
   repair->n_rows = manifest->n_rows;

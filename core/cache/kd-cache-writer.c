@@ -39,8 +39,7 @@ kd_cache_writer_close (KdCacheWriter *writer)
   g_clear_pointer (&writer->measured, g_ptr_array_unref);
   g_clear_pointer (&writer->index, kd_cache_index_free);
   g_clear_pointer (&writer->manifest, kd_cache_manifest_free);
-  if (writer->lock >= 0)
-    close (writer->lock);
+  kd_cache_unlock (writer->path, writer->lock);
   g_free (writer->folder);
   g_free (writer->path);
   g_free (writer);
@@ -175,6 +174,44 @@ kd_cache_writer_know (KdCacheWriter *writer, const gchar *path, GError **error)
   return TRUE;
 }
 
+/* Who has the lock, for those who are refused; the lock itself is the kernel's, and goes with its process. */
+static gchar *
+holder_file (const gchar *path)
+{
+  g_autofree gchar *folder = kd_cache_folder (path);
+
+  return g_build_filename (folder, ".writer", NULL);
+}
+
+/* Of no use to this process: that it cannot be written, on a full disk, is no reason to stop. */
+static void
+name_holder (const gchar *path)
+{
+  g_autofree gchar *file = holder_file (path);
+  g_autofree gchar *text = g_strdup_printf ("%d (%s) on %s", (int) getpid (), g_get_prgname () ? g_get_prgname () : "no name", g_get_host_name ());
+  int fd = open (file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+
+  if (fd < 0)
+    return;
+  kd_h5_write_at (fd, text, strlen (text), 0);
+  close (fd);
+}
+
+static void
+fail_locked (const gchar *path, GError **error)
+{
+  g_autofree gchar *file = holder_file (path), *reason = NULL;
+  gchar holder[256] = "";
+  int fd = open (file, O_RDONLY | O_CLOEXEC);
+  gssize n = fd < 0 ? 0 : pread (fd, holder, sizeof holder - 1, 0);
+
+  if (fd >= 0)
+    close (fd);
+  if (n > 0 && g_utf8_validate (holder, n, NULL))
+    reason = g_strdup_printf ("another process is writing it: %s; wait until it is done", holder);
+  fail_open (path, reason ? reason : "another process is writing it; wait until it is done", error);
+}
+
 int
 kd_cache_lock (const gchar *path, GError **error)
 {
@@ -191,11 +228,23 @@ kd_cache_lock (const gchar *path, GError **error)
     return -1;
   }
   if (flock (lock, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK) {
-    fail_open (path, "another process is writing it", error);
+    fail_locked (path, error);
     close (lock);
     return -1;
   }
+  name_holder (path);
   return lock;
+}
+
+void
+kd_cache_unlock (const gchar *path, int lock)
+{
+  g_autofree gchar *file = holder_file (path);
+
+  if (lock < 0)
+    return;
+  unlink (file);
+  close (lock);
 }
 
 static gboolean
