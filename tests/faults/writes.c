@@ -173,6 +173,13 @@ GST_START_TEST (test_every_call)
 }
 GST_END_TEST;
 
+static void
+teardown (void)
+{
+  g_chdir ("/");
+  kd_command_teardown ();
+}
+
 static Suite *
 writes_suite (void)
 {
@@ -180,6 +187,7 @@ writes_suite (void)
   TCase *t = tcase_create ("writes");
 
   tcase_set_timeout (t, 580);
+  tcase_add_checked_fixture (t, NULL, teardown);
   tcase_add_test (t, test_every_call);
   suite_add_tcase (s, t);
   return s;

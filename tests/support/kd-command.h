@@ -7,14 +7,20 @@
 static gchar *kd_folder, *kd_out, *kd_err;
 
 static inline void
-kd_command_setup (void)
+kd_command_path (void)
 {
   g_autofree gchar *tools = g_build_filename (g_getenv ("KD_BUILD_ROOT"), "tools", NULL), *digits = kd_test_digits ();
   g_autofree gchar *path = g_strconcat (tools, ":", g_getenv ("PATH"), NULL);
 
-  kd_folder = kd_test_folder ();
   g_setenv ("PATH", path, TRUE);
   g_setenv ("D", digits, TRUE);
+}
+
+static inline void
+kd_command_setup (void)
+{
+  kd_folder = kd_test_folder ();
+  kd_command_path ();
 }
 
 static inline void
