@@ -60,26 +60,6 @@ kd_cache_manifest_like (const KdCacheManifest *from)
   return manifest;
 }
 
-gboolean
-kd_cache_manifest_fits (const KdCacheManifest *manifest, const gchar *path, const KdCacheManifest *other, const gchar *other_path,
-    GError **error)
-{
-  g_autofree gchar *have = NULL, *wanted = NULL;
-
-  if (!kd_cache_check_identity (other_path, &other->identity, &manifest->identity, error))
-    return FALSE;
-  if (!manifest->layout || !other->layout)
-    return TRUE;
-  if (kd_layout_equal (manifest->layout, other->layout) && manifest->block_rows == other->block_rows &&
-      kd_cache_encodings_equal (manifest->encodings, other->encodings))
-    return TRUE;
-  have = kd_layout_to_string (other->layout);
-  wanted = kd_layout_to_string (manifest->layout);
-  g_set_error (error, KD_ERROR, KD_ERROR_SHAPE, "Caches differ: path=\"%s\", fields=\"%s\", rows a block=%" G_GINT64_FORMAT ", \"%s\" has fields=\"%s\", rows a block=%" G_GINT64_FORMAT "; only caches that are stored alike (encodings too) can be one",
-      other_path, have, other->block_rows, path, wanted, manifest->block_rows);
-  return FALSE;
-}
-
 static gboolean
 fail (const KdCacheCopy *copy, const gchar *reason, GError **error)
 {

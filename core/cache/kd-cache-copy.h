@@ -31,6 +31,8 @@ gboolean kd_cache_reader_part_keys (KdCacheReader *reader, const KdCachePart *pa
 
 /* kd_cache_manifest_like: (transfer full) fields, encodings, block and identity of @from, without parts. */
 KdCacheManifest *kd_cache_manifest_like (const KdCacheManifest *from);
+/* kd_cache_same_identity: KD_ERROR_MISMATCH naming key, values and both files; what either does not know is not compared. */
+gboolean kd_cache_same_identity (const gchar *path, const KdCacheIdentity *identity, const gchar *other_path, const KdCacheIdentity *other, GError **error);
 /* kd_cache_manifest_fits: whether parts of @other can stand beside those of @manifest; else KD_ERROR_MISMATCH or KD_ERROR_SHAPE. */
 gboolean kd_cache_manifest_fits (const KdCacheManifest *manifest, const gchar *path, const KdCacheManifest *other, const gchar *other_path,
     GError **error);

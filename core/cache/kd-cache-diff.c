@@ -189,7 +189,7 @@ kd_cache_diff (const gchar *a, const gchar *b, const KdCacheCopyOptions *options
   diff->fields = g_ptr_array_new_with_free_func (field_free);
   if (!reader_b)
     return NULL;
-  if (!kd_cache_check_identity (b, kd_cache_reader_identity (reader_b), kd_cache_reader_identity (reader_a), &other))
+  if (!kd_cache_same_identity (a, kd_cache_reader_identity (reader_a), b, kd_cache_reader_identity (reader_b), &other))
     diff->identity = g_strdup (other->message);
   add_fields (diff, kd_cache_reader_layout (reader_a), kd_cache_reader_layout (reader_b));
   return compare (&call, error) ? g_steal_pointer (&diff) : NULL;

@@ -90,7 +90,7 @@ add_members (Export *export, const gchar *const *fields, GError **error)
   for (guint i = 0; fields && fields[i]; i++)
     if (!kd_layout_find (layout, fields[i])) {
       g_autofree gchar *names = kd_layout_names (layout);
-      g_set_error (error, KD_ERROR, KD_ERROR_FIELD, "Field not in the cache: field=%s, cache=\"%s\"", fields[i], names);
+      g_set_error (error, KD_ERROR, KD_ERROR_FIELD, "Field not in the cache: field=%s, cache=\"%s\"; name fields of the cache, with commas", fields[i], names);
       return FALSE;
     }
   if (!add_member (export, &id, error) || !add_member (export, &view, error))

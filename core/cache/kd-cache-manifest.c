@@ -257,6 +257,11 @@ parse_root (JsonObject *root, KdCacheManifest *manifest)
   manifest->block_rows = member_int (&members, "block-rows", 1, MAX_BLOCK_ROWS);
   g_free (manifest->created_by);
   manifest->created_by = g_strdup (member_string (&members, "created-by"));
+  if (schema && g_str_has_prefix (schema, "kd-cache-manifest/") && !g_str_equal (schema, KD_CACHE_SCHEMA)) {
+    g_free (members.wrong); /* what another version has there is its own affair */
+    return g_strdup_printf ("member=schema, value=\"%s\", wanted=\"%s\", created-by=\"%s\"; another version wrote it: read it with that one, or with a newer kdstream", schema,
+        KD_CACHE_SCHEMA, manifest->created_by ? manifest->created_by : "unknown");
+  }
   if (members.wrong)
     return members.wrong;
   if (!g_str_equal (schema, KD_CACHE_SCHEMA))

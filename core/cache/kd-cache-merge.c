@@ -45,6 +45,13 @@ refuse (GError **error, KdError code, const gchar *output, const gchar *reason)
   return FALSE;
 }
 
+static gboolean
+refuse_input (GError **error, const gchar *output, const gchar *input)
+{
+  g_set_error (error, KD_ERROR, KD_ERROR_RANGE, "Cannot merge: output=\"%s\", input=\"%s\", reason=an input is given twice; name each once", output, input);
+  return FALSE;
+}
+
 /* An input without rows has no fields yet: it says nothing about what the others have to be. */
 static const KdCacheManifest *
 model_of (const Merge *merge, guint *ret_nth)
@@ -69,7 +76,7 @@ open_inputs (Merge *merge, const gchar *output, const KdCacheCopyOptions *option
       return refuse (error, KD_ERROR_RANGE, output, "it is one of the inputs");
     for (guint k = 0; k < i; k++)
       if (same_file (merge->paths[i], merge->paths[k]))
-        return refuse (error, KD_ERROR_RANGE, output, "an input is given twice");
+        return refuse_input (error, output, merge->paths[i]);
     merge->readers[i] = kd_cache_reader_open (merge->paths[i], error);
     if (!merge->readers[i])
       return FALSE;

@@ -244,6 +244,18 @@ kd_cache_manifest_save (const KdCacheManifest *manifest, const gchar *path, GErr
   return kd_h5_publish (temporary, target, error);
 }
 
+/* (transfer full) the cache that @path is the parts folder or a part of, or NULL: people see both and try them. */
+static gchar *
+owner_of (const gchar *path)
+{
+  g_autofree gchar *trimmed = g_strdup (path), *folder = NULL;
+
+  while (strlen (trimmed) > 1 && g_str_has_suffix (trimmed, "/"))
+    trimmed[strlen (trimmed) - 1] = '\0';
+  folder = g_str_has_suffix (trimmed, ".parts") ? g_strdup (trimmed) : g_path_get_dirname (trimmed);
+  return g_str_has_suffix (folder, ".parts") && g_file_test (folder, G_FILE_TEST_IS_DIR) ? g_strndup (folder, strlen (folder) - strlen (".parts")) : NULL;
+}
+
 /* A file that `kd cache pack` made: the manifest is an attribute, the rows are its own. */
 static KdCacheManifest *
 load_packed (const gchar *path, GError **error)
@@ -256,9 +268,12 @@ load_packed (const gchar *path, GError **error)
   if (!reader)
     return NULL;
   if (!text) {
-    g_set_error (error, KD_ERROR, KD_ERROR_FORMAT, "Not a teacher cache: path=\"%s\", reason=neither %s.parts nor an attribute %s; "
-                                                   "write one with kdcachesink",
-        path, path, KD_CACHE_ATTRIBUTE);
+    g_autofree gchar *owner = owner_of (path);
+    if (owner)
+      g_set_error (error, KD_ERROR, KD_ERROR_FORMAT, "Not a teacher cache: path=\"%s\", reason=it is inside of a cache; give the cache: \"%s\"", path, owner);
+    else
+      g_set_error (error, KD_ERROR, KD_ERROR_FORMAT, "Not a teacher cache: path=\"%s\", reason=a batch file: neither %s.parts nor an attribute %s; write one with kdcachesink, or look at the file with kd data info",
+          path, path, KD_CACHE_ATTRIBUTE);
     return NULL;
   }
   manifest = kd_cache_manifest_parse (text, -1, path, error);
@@ -277,6 +292,23 @@ load_packed (const gchar *path, GError **error)
   return manifest;
 }
 
+static KdCacheManifest *
+refuse_open (const gchar *path, const gchar *folder, const GError *why, GError **error)
+{
+  g_autofree gchar *owner = owner_of (path);
+
+  if (g_file_test (folder, G_FILE_TEST_IS_DIR))
+    g_set_error (error, KD_ERROR, KD_ERROR_IO, "Cannot open cache: path=\"%s\", reason=%s; %s", path, why->message,
+        g_error_matches (why, G_FILE_ERROR, G_FILE_ERROR_NOENT) ? "make the manifest again from the parts with kd cache repair" : "let this user read it");
+  else if (owner)
+    g_set_error (error, KD_ERROR, KD_ERROR_IO, "Cannot open cache: path=\"%s\", reason=it is inside of a cache; give the cache: \"%s\"", path, owner);
+  else if (g_file_test (path, G_FILE_TEST_IS_DIR))
+    g_set_error (error, KD_ERROR, KD_ERROR_IO, "Cannot open cache: path=\"%s\", reason=a folder; give the name that kdcachesink was given (location=), whose parts are in NAME.parts", path);
+  else
+    g_set_error (error, KD_ERROR, KD_ERROR_IO, "Cannot open cache: path=\"%s\", reason=neither \"%s\" nor \"%s\" is there; correct the name, or write it with kdcachesink", path, path, folder);
+  return NULL;
+}
+
 KdCacheManifest *
 kd_cache_manifest_load (const gchar *path, GError **error)
 {
@@ -293,11 +325,8 @@ kd_cache_manifest_load (const gchar *path, GError **error)
     g_set_error (error, KD_ERROR, KD_ERROR_SCHEMA, "Cannot read cache manifest: path=\"%s\", bytes=%" G_GINT64_FORMAT ", wanted=at most %" G_GINT64_FORMAT, source, (gint64) info.st_size, MAX_MANIFEST_BYTES);
     return NULL;
   }
-  if (!g_file_get_contents (source, &text, &size, &why)) {
-    g_set_error (error, KD_ERROR, KD_ERROR_IO, "Cannot open cache: path=\"%s\", reason=%s; %s", path, why->message,
-        g_file_test (folder, G_FILE_TEST_IS_DIR) ? "make the manifest again from the parts with kd cache repair" : "write it with kdcachesink");
-    return NULL;
-  }
+  if (!g_file_get_contents (source, &text, &size, &why))
+    return refuse_open (path, folder, why, error);
   return kd_cache_manifest_parse (text, (gssize) size, source, error);
 }
 

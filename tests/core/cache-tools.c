@@ -138,10 +138,18 @@ GST_START_TEST (test_merge_refuses)
   write_cache ("half.h5", 100, 100, 1, 0, "t", "float16");
   write_cache ("far.h5", 900, 10, 1, 0, "t", NULL);
   ck_assert (g_file_set_contents ("text", "text", -1, NULL));
-  refuse_merge ("m.h5", "a.h5", "other.h5", KD_ERROR_MISMATCH, "another teacher");
+  /* Which key, both values, both files, what to do. */
+  refuse_merge ("m.h5", "a.h5", "other.h5", KD_ERROR_MISMATCH, "Caches differ in teacher: path=\"other.h5\", teacher=u (arch=mlp), other=\"a.h5\", teacher=t (arch=mlp); "
+                                                               "leave one of them out, or capture its rows again with the teacher of the other");
   refuse_merge ("m.h5", "a.h5", "wrong.h5", KD_ERROR_MISMATCH, "id=50, view=0, field=teacher.logits");
-  refuse_merge ("m.h5", "a.h5", "half.h5", KD_ERROR_SHAPE, "only caches that are stored alike");
-  refuse_merge ("m.h5", "a.h5", "a.h5", KD_ERROR_RANGE, "given twice");
+  refuse_merge ("m.h5", "a.h5", "half.h5", KD_ERROR_SHAPE, "Caches differ in a field: field=teacher.logits, path=\"half.h5\", stored=float16:5, encoding=float16, other=\"a.h5\", stored=float32:5, encoding=keep; "
+                                                           "only caches that are stored alike can be one: capture both with the same fields and encoding");
+  refuse_merge ("m.h5", "a.h5", "a.h5", KD_ERROR_RANGE, "input=\"a.h5\", reason=an input is given twice");
+  /* What stands in for a cache: its folder, a part, a folder, nothing. */
+  refuse_merge ("m.h5", "a.h5", "far.h5.parts/", KD_ERROR_IO, "it is inside of a cache; give the cache: \"far.h5\"");
+  refuse_merge ("m.h5", "a.h5", "far.h5.parts/00000.h5", KD_ERROR_FORMAT, "it is inside of a cache; give the cache: \"far.h5\"");
+  refuse_merge ("m.h5", "a.h5", ".", KD_ERROR_IO, "reason=a folder; give the name that kdcachesink was given");
+  refuse_merge ("m.h5", "a.h5", "none.h5", KD_ERROR_IO, "reason=neither \"none.h5\" nor \"none.h5.parts\" is there; correct the name, or write it with kdcachesink");
   refuse_merge ("a.h5", "a.h5", "far.h5", KD_ERROR_RANGE, "one of the inputs");
   refuse_merge ("text", "a.h5", "far.h5", KD_ERROR_IO, "no cache with parts");
   refuse_merge ("m.h5", "a.h5", "none.h5", KD_ERROR_IO, "none.h5");
@@ -359,7 +367,7 @@ GST_START_TEST (test_diff)
   ck_assert_int_eq (diff->n_only_b, 180);
   ck_assert_int_eq (diff->only_a[7][0], 7);
   ck_assert_int_eq (diff->only_b[0][0], 100);
-  ck_assert (diff->identity && strstr (diff->identity, "another teacher"));
+  ck_assert (diff->identity && strstr (diff->identity, "Caches differ in teacher: path=\"a.h5\", teacher=t (arch=mlp), other=\"b.h5\", teacher=u (arch=mlp)"));
   ck_assert_uint_eq (diff->fields->len, 2);
   field = g_ptr_array_index (diff->fields, 1);
   ck_assert_str_eq (field->field, "teacher.logits");

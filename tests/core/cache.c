@@ -380,7 +380,7 @@ static const struct {
   { "\"rows\" : 250", "\"rows\" : -250", KD_ERROR_SCHEMA, "member=parts[0].rows, value=-250" },
   { "\"stride\" : 1", "\"stride\" : 2", KD_ERROR_SCHEMA, "member=parts[0].stride" },
   { "\"first-id\" : 100", "\"first-id\" : \"100\"", KD_ERROR_SCHEMA, "member=parts[0].first-id, wanted=integer" },
-  { "kd-cache-manifest/1", "kd-cache-manifest/9", KD_ERROR_SCHEMA, "member=schema" },
+  { "kd-cache-manifest/1", "kd-cache-manifest/9", KD_ERROR_SCHEMA, "member=schema, value=\"kd-cache-manifest/9\", wanted=\"kd-cache-manifest/1\", created-by=\"kdstream " },
   { "\"dense\"", "\"topk\"", KD_ERROR_SCHEMA, "member=encoding, value=\"topk\"" },
   { "float32:4", "float32:?", KD_ERROR_SCHEMA, "an open axis" },
   { "float32:4", "float32:5", KD_ERROR_SHAPE, "manifest=\"sample.id=int64 sample.view=int64 teacher.logits=float32:5\"" },
