@@ -81,13 +81,19 @@ is_pending (KdCacheWriter *writer, gint64 id, gint64 view)
   return g_hash_table_contains (writer->pending, &key);
 }
 
+gint64
+kd_cache_block_rows (const KdLayout *layout)
+{
+  /* A power of two: readers find a row's block without a division. */
+  return (gint64) 1 << (g_bit_storage (CLAMP (BLOCK_BYTES / kd_cache_row_bytes (layout), 1, MAX_BLOCK_ROWS)) - 1);
+}
+
 /* The first rows fix the fields; what has no fixed size a row has no place in a part. */
 static gboolean
 fix_layout (KdCacheWriter *writer, guint n_fields, const gchar *const *names, KdTensor *const *tensors, GError **error)
 {
   g_autoptr (KdLayout) layout = kd_layout_new ();
   gint64 any = KD_DIM_ANY;
-  gsize row_bytes;
 
   for (guint i = 0; i < n_fields; i++) {
     if (tensors[i]->dtype == KD_UTF8 || tensors[i]->rank == 0) {
@@ -100,10 +106,8 @@ fix_layout (KdCacheWriter *writer, guint n_fields, const gchar *const *names, Kd
   }
   kd_layout_set (layout, "sample.id", KD_INT64, 1, &any);
   kd_layout_set (layout, "sample.view", KD_INT64, 1, &any);
-  row_bytes = kd_cache_row_bytes (layout);
+  writer->manifest->block_rows = kd_cache_block_rows (layout);
   writer->manifest->layout = g_steal_pointer (&layout);
-  /* A power of two: readers find a row's block without a division. */
-  writer->manifest->block_rows = (gint64) 1 << (g_bit_storage (CLAMP (BLOCK_BYTES / row_bytes, 1, MAX_BLOCK_ROWS)) - 1);
   kd_cache_writer_make_columns (writer);
   return TRUE;
 }

@@ -98,6 +98,9 @@ void kd_cache_identity_copy (const KdCacheIdentity *from, KdCacheIdentity *to);
 /* kd_cache_row_bytes: of all fields of a layout together. */
 gsize kd_cache_row_bytes (const KdLayout *layout);
 
+/* kd_cache_block_rows: rows a checksum of a capture covers: about what a random read of a cold cache brings in for one row. */
+gint64 kd_cache_block_rows (const KdLayout *layout);
+
 /* KdCacheIndex: (id, view) -> row. Parts with evenly spaced ids cost a few numbers each; the rows of others 24 bytes each. */
 typedef struct _KdCacheIndex KdCacheIndex;
 KdCacheIndex *kd_cache_index_new (void);

@@ -73,6 +73,8 @@ manifest_of_rest (KdCacheReader *reader, const gchar *path, const gchar *const *
     }
     drop_field (manifest, drop[i]);
   }
+  if (drop && drop[0]) /* rows are written anew: as a capture of these fields would */
+    manifest->block_rows = kd_cache_block_rows (manifest->layout);
   if (kd_layout_n_fields (manifest->layout) > 2)
     return g_steal_pointer (&manifest);
   g_set_error (error, KD_ERROR, KD_ERROR_FIELD, "Cannot drop fields: path=\"%s\", reason=none would be left", path);

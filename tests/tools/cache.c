@@ -26,6 +26,10 @@ GST_START_TEST (test_shards)
   kd_expect (0, "kd cache prune c.h5 a.h5 --range :700 && kd cache prune c.h5 b.h5 --range 600: && kd cache merge e.h5 a.h5", "");
   kd_expect (1, "kd cache merge e.h5 b.h5", "kd cache merge --extend");
   kd_expect (0, "kd cache merge --extend --move e.h5 b.h5 && kd cache diff c.h5 e.h5 && test ! -e b.h5.parts", "same");
+  /* What an error advises works: a field less, and they are alike. */
+  kd_expect (0, "w() { kd launch -q \"kdh5src location=$D first=$1 count=50 ! kdteacher arch='mlp dims=64,256,10' $2 ! kdcachesink location=w$1.h5\"; }; w 0 && w 50 features=layer1", "");
+  kd_expect (1, "kd cache merge w.h5 w0.h5 w50.h5", "field=teacher.features.layer1, path=\"w50.h5\", stored=float32:256, encoding=keep, other=\"w0.h5\", stored=none");
+  kd_expect (0, "kd cache prune w50.h5 p50.h5 --drop teacher.features.layer1 && kd cache merge w.h5 w0.h5 p50.h5", "w.h5: 100 rows");
   kd_expect (2, "kd cache merge m.h5", "wanted an output and one or more caches");
   kd_expect (2, "kd cache prune c.h5 x.h5", "at least one of");
   kd_expect (2, "kd cache prune c.h5 x.h5 --range 5", "wanted A:B");
