@@ -187,7 +187,7 @@ def killed_between():
 def errors_end_the_job():
     began = time.monotonic()
     for rank_1, wanted in ((graph("elsewhere/x.h5"), "give all the same location"), (graph("y.h5").replace("t.st", "none.st"), "none.st"),
-                           (graph("y.h5").replace("t.st", "u.st"), "another teacher")):
+                           (graph("y.h5").replace("t.st", "u.st"), "Caches differ in teacher")):
         os.makedirs("elsewhere", exist_ok=True)
         rank_0 = graph("x.h5" if "elsewhere" in rank_1 else "y.h5", "resume=true" if "u.st" in rank_1 else "")
         if "u.st" in rank_1:
