@@ -21,7 +21,7 @@
  * ## Units
  * nats; token-mean over the counted rows by default.
  * ## Errors
- * top-k or k-min larger than V, k-min above k-max (KD_ERROR_RANGE).
+ * top-k or k-min larger than V, k-min above k-max, knee-window 1 (KD_ERROR_RANGE).
  * ## Source
  * arXiv:2406.13555 (BiLD, k 8, T 3); arXiv:2604.14629 (DBiLD of Switch-KD: knee and reverse).
  * ## Example
@@ -86,6 +86,10 @@ kd_bild_check (gconstpointer params, GError **error)
 {
   const KdBildParams *p = params;
 
+  if (p->knee_window == 1) {
+    g_set_error (error, KD_ERROR, KD_ERROR_RANGE, "Property out of range: element=kdbild, property=knee-window, value=1, wanted=0 (all) or 2 and more: one logit has no knee");
+    return FALSE;
+  }
   if (p->k_min <= p->k_max)
     return TRUE;
   g_set_error (error, KD_ERROR, KD_ERROR_RANGE, "Properties do not go together: element=kdbild, k-min=%" G_GINT64_FORMAT ", k-max=%" G_GINT64_FORMAT "; the first must not be larger", p->k_min,

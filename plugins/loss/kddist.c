@@ -15,7 +15,7 @@
  * ## Units
  * none (correlations). One row: intra is T^2 with no gradient, since a column of one entry has no spread.
  * ## Errors
- * None of its own.
+ * An infinite logit (KD_ERROR_VALUE).
  * ## Source
  * arXiv:2205.10536 equations 6 to 10; hunto/DIST_KD.
  * ## Example
@@ -110,6 +110,16 @@ tables_clear (Tables *tables)
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (Tables, tables_clear)
 
+/* Probabilities of one row, NaN where a logit is infinite: the base says which. */
+static void
+probabilities (const KdTensor *logits, gint64 row, gint64 size, gdouble temperature, gdouble *ret)
+{
+  kd_row_to_double (logits->data, (KdReal) logits->dtype, row, size, ret);
+  for (gint64 j = 0; j < size; j++)
+    ret[j] = isinf (ret[j]) ? NAN : ret[j];
+  softmax (size, ret, temperature);
+}
+
 static void
 tables_fill (Tables *tables, const KdCall *call)
 {
@@ -125,10 +135,8 @@ tables_fill (Tables *tables, const KdCall *call)
   tables->teacher = g_new (gdouble, MAX (tables->n * size, 1));
   tables->grad = g_new0 (gdouble, MAX (tables->n * size, 1));
   for (gint64 i = 0; i < tables->n; i++) {
-    kd_row_to_double (call->in[STUDENT]->data, KD_REAL_F32, tables->row[i], size, tables->student + i * size);
-    kd_row_to_double (call->in[TEACHER]->data, (KdReal) call->in[TEACHER]->dtype, tables->row[i], size, tables->teacher + i * size);
-    softmax (size, tables->student + i * size, p->temperature);
-    softmax (size, tables->teacher + i * size, p->temperature);
+    probabilities (call->in[STUDENT], tables->row[i], size, p->temperature, tables->student + i * size);
+    probabilities (call->in[TEACHER], tables->row[i], size, p->temperature, tables->teacher + i * size);
   }
 }
 

@@ -18,7 +18,7 @@
  * ## Units
  * nats; token-mean over the counted rows by default.
  * ## Errors
- * No label with ce-weight above 0 (KD_ERROR_FIELD); a row of label.soft that is no distribution (KD_ERROR_VALUE).
+ * No label with ce-weight above 0 (KD_ERROR_FIELD); a row of label.soft that is no distribution, an infinite logit (KD_ERROR_VALUE).
  * ## Source
  * arXiv:1503.02531 section 2; weights and T of megvii-research/mdistiller for CIFAR-100; standardize: arXiv:2403.01427 section 3.
  * ## Example
@@ -112,6 +112,7 @@ add_teacher (const KdCall *call, const gfloat *student, const void *teacher, KdR
       .coef = rows->coef,
       .temperature = p->temperature,
       .scale = p->kd_weight * t2,
+      .reject_infinite = TRUE,
       .grad = p->kd_weight > 0 ? grad : NULL,
       .fresh = grad == ret->grad[STUDENT] && ret->fresh[STUDENT],
       .value = value,

@@ -19,7 +19,7 @@
  * ## Units
  * nats; token-mean over the counted rows by default.
  * ## Errors
- * token.privacy outside [0, 1] or NaN (KD_ERROR_VALUE), tau-max below tau-min (KD_ERROR_RANGE).
+ * token.privacy outside [0, 1] or NaN, a draw in rng.noise that is not finite (KD_ERROR_VALUE), tau-max below tau-min (KD_ERROR_RANGE).
  * ## Source
  * arXiv:2212.08349 (per-token temperature, noise on soft targets); the map from privacy to temperature, the noise law and all defaults are this project's.
  * ## Example
@@ -112,8 +112,8 @@ row_random (const KdCall *call, gint64 row, gint64 per_sample, KdRandom *ret)
 }
 
 /* q becomes q~. */
-static void
-perturb (const KdCall *call, gint64 row, gint64 per_sample, gdouble amplitude, gint64 size, gdouble *q)
+static gboolean
+perturb (const KdCall *call, gint64 row, gint64 per_sample, gdouble amplitude, gint64 size, gdouble *q, GError **error)
 {
   const KdSwingParams *p = call->params;
   const gfloat *draws = call->in[DRAWS] ? (const gfloat *) call->in[DRAWS]->data + row * size : NULL;
@@ -121,14 +121,20 @@ perturb (const KdCall *call, gint64 row, gint64 per_sample, gdouble amplitude, g
   gdouble sum = 0;
 
   if (p->noise == NOISE_NONE || amplitude == 0)
-    return;
+    return TRUE;
   row_random (call, row, per_sample, &random);
   for (gint64 j = 0; j < size; j++) {
-    q[j] = fmax (q[j] + amplitude * (draws ? draws[j] : draw (p, &random)), 0);
+    gdouble noise = draws ? draws[j] : draw (p, &random);
+    if (!isfinite (noise)) {
+      g_set_error (error, KD_ERROR, KD_ERROR_VALUE, "Value not finite: element=kdswing, field=rng.noise, row=%" G_GINT64_FORMAT ", column=%" G_GINT64_FORMAT ", value=%g, wanted=draws of Laplace (0, 1) or Normal (0, 1)", row, j, noise);
+      return FALSE;
+    }
+    q[j] = fmax (q[j] + amplitude * noise, 0);
     sum += q[j];
   }
   for (gint64 j = 0; j < size; j++)
     q[j] = sum > 0 ? q[j] / sum : 1 / (gdouble) size;
+  return TRUE;
 }
 
 /* In place: log softmax (x / t). */
@@ -193,7 +199,8 @@ kd_swing_evaluate (const KdCall *call, KdLossResult *ret, GError **error)
     log_softmax (size, log_p, row.tau);
     for (gint64 j = 0; j < size; j++)
       q[j] = exp (q[j]);
-    perturb (call, r, per_sample, row.amplitude, size, q);
+    if (!perturb (call, r, per_sample, row.amplitude, size, q, error))
+      return FALSE;
     for (gint64 j = 0; j < size; j++) {
       kl += q[j] == 0 ? 0 : q[j] * (log (q[j]) - log_p[j]); /* NaN goes on to the loss */
       grad[j] += (gfloat) (coef * row.factor / row.tau * (exp (log_p[j]) - q[j]));

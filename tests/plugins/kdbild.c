@@ -49,6 +49,8 @@ GST_START_TEST (test_refusals)
   leaf_refuses (&leaf, KD_ERROR_RANGE, "property=top-k, value=4");
   one_row (&leaf, "k-min=5 k-max=4");
   leaf_refuses (&leaf, KD_ERROR_RANGE, "k-min=5, k-max=4");
+  one_row (&leaf, "knee-window=1");
+  leaf_refuses (&leaf, KD_ERROR_RANGE, "property=knee-window, value=1, wanted=0 (all) or 2 and more");
   one_row (&leaf, "k-min=9");
   leaf_refuses (&leaf, KD_ERROR_RANGE, "property=k-min, value=9");
   one_row (&leaf, "");

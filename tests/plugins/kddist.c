@@ -46,6 +46,8 @@ GST_START_TEST (test_refusals)
   two_rows (&leaf, "");
   leaf_put (&leaf, "student.logits", KD_FLOAT32, 2, 2, 1, NAN, 0, 1);
   leaf_refuses (&leaf, KD_ERROR_VALUE, "student.logits");
+  leaf_put (&leaf, "student.logits", KD_FLOAT32, 2, 2, 1, -INFINITY, 0, 1);
+  leaf_refuses (&leaf, KD_ERROR_VALUE, "Value not finite: element=kddist, field=student.logits");
   two_rows (&leaf, "");
   leaf_put (&leaf, "teacher.logits", KD_FLOAT16, 2, 3, 1, 2, 3, 4, 5, 6);
   leaf_refuses (&leaf, KD_ERROR_SHAPE, "teacher.logits");

@@ -81,6 +81,8 @@ GST_START_TEST (test_refusals)
   leaf_put (&leaf, "label.soft", KD_FLOAT32, 1, 2, -0.5, 1.5);
   leaf_refuses (&leaf, KD_ERROR_VALUE, "field=label.soft, row=0");
   leaf_put (&leaf, "label.soft", KD_FLOAT32, 1, 2, 0.5, 0.5);
+  leaf_put (&leaf, "teacher.logits", KD_FLOAT32, 1, 2, -INFINITY, 1);
+  leaf_refuses (&leaf, KD_ERROR_VALUE, "Value not finite: element=kdhinton, field=teacher.logits");
   leaf_put (&leaf, "teacher.logits", KD_FLOAT32, 1, 2, NAN, 1);
   leaf_refuses (&leaf, KD_ERROR_VALUE, "teacher.logits");
   one_row (&unlabelled, "ce-weight=0");

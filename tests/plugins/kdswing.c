@@ -62,6 +62,9 @@ GST_START_TEST (test_refusals)
   leaf_refuses (&leaf, KD_ERROR_VALUE, "field=token.privacy, row=0, value=1.5");
   one_row (&leaf, "", NAN);
   leaf_refuses (&leaf, KD_ERROR_VALUE, "field=token.privacy");
+  one_row (&leaf, "noise-scope=all", 0);
+  leaf_put (&leaf, "rng.noise", KD_FLOAT32, 1, 2, NAN, 1);
+  leaf_refuses (&leaf, KD_ERROR_VALUE, "Value not finite: element=kdswing, field=rng.noise, row=0, column=0, value=nan");
   one_row (&leaf, "tau-min=5 tau-max=4", 0);
   leaf_refuses (&leaf, KD_ERROR_RANGE, "tau-min=5, tau-max=4");
   one_row (&leaf, "", 0);
