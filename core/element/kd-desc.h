@@ -4,6 +4,7 @@
 #include <gst/gst.h>
 #include "../batch/kd-batch.h"
 #include "../kd-param.h"
+#include "../math/kd-divergence.h"
 #include "../math/kd-random.h"
 
 G_BEGIN_DECLS
@@ -205,6 +206,13 @@ typedef struct {
   KdTensor *out[KD_MAX_FIELDS];
 } KdOutputs;
 
+/** kd_call_divergence: the divergence of the call's fields @student and @teacher (indices) along their last axis, over all rows before it: temperature 1,
+ * scale 1, gradient into @student's; @coef and @value: a number for each such row. What the divergence has beside that is the leaf's to fill in. */
+KD_API KdDivergence kd_call_divergence (const KdCall *call, gint kind, guint student, guint teacher, const gdouble *coef, gdouble *value,
+    KdLossResult *ret);
+/** kd_kl_directions: "forward", KL (teacher || student), and "reverse". */
+KD_API extern const KdEnumValue kd_kl_directions[];
+
 /** KdTransformDesc: fields into fields. An output with an input's name replaces it; dtype 0 in an output is the dtype of
  * input 0. @drops: NULL-terminated names taken away. */
 typedef struct {
@@ -270,8 +278,9 @@ typedef struct {
   gint nan_policy; /* KdNanPolicy */
   guint64 seed;
   gint64 views;
-  gint mode;       /* KdSelectMode */
-  gchar *schedule; /* elements only: parameters that change during the run */
+  gint mode;           /* KdSelectMode */
+  gchar *schedule;     /* elements only: parameters that change during the run */
+  gboolean accumulate; /* of losses: add to what the losses before have given */
 } KdRunOptions;
 
 /* clang-format off */

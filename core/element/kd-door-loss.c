@@ -4,6 +4,34 @@
 #include <math.h>
 #include <string.h>
 
+const KdEnumValue kd_kl_directions[] = {
+  { KD_DIVERGENCE_FORWARD_KL, "forward", "KL (teacher || student)" },
+  { KD_DIVERGENCE_REVERSE_KL, "reverse", "KL (student || teacher)" },
+  { 0, NULL, NULL }
+};
+
+KdDivergence
+kd_call_divergence (const KdCall *call, gint kind, guint student, guint teacher, const gdouble *coef, gdouble *value, KdLossResult *ret)
+{
+  const KdTensor *logits = call->in[student];
+  gint64 size = logits->dims[logits->rank - 1];
+
+  return (KdDivergence) {
+    .kind = (KdDivergenceKind) kind,
+    .n = (gint64) kd_tensor_n_elements (logits) / MAX (size, 1),
+    .size = size,
+    .student = logits->data,
+    .teacher = call->in[teacher]->data,
+    .teacher_type = (KdReal) call->in[teacher]->dtype,
+    .coef = coef,
+    .temperature = 1,
+    .scale = 1,
+    .grad = ret->grad[student],
+    .fresh = ret->fresh[student],
+    .value = value,
+  };
+}
+
 static KdTensor *
 gradient_new (const KdBoundField *field, const KdTensor *like, gboolean *ret_fresh)
 {
@@ -104,6 +132,18 @@ gradients_begin (const KdBinding *binding, KdBatch *batch, KdTensor *const *in, 
   }
 }
 
+/* accumulate=false: nothing of the losses before. */
+static void
+forget_others (const KdBinding *binding, KdBatch *batch)
+{
+  kd_batch_remove (batch, "loss");
+  for (guint i = 0; i < binding->n_in; i++)
+    if (binding->in[i].flags & KD_FIELD_GRAD) {
+      g_autofree gchar *name = g_strconcat ("grad.", binding->in[i].name, NULL);
+      kd_batch_remove (batch, name);
+    }
+}
+
 static gdouble
 gradients_end (const KdBinding *binding, KdBatch *batch, gboolean measure, Gradients *gradients)
 {
@@ -195,6 +235,8 @@ kd_loss_run_bound (const KdLossDesc *desc, const KdBinding *binding, gconstpoint
   }
   kd_call_init (&call, binding, params, options, state, batch, in, &sizes);
   call.rows = &rows;
+  if (!options->accumulate)
+    forget_others (binding, batch);
   gradients_begin (binding, batch, in, measure, &gradients, &result);
   kd_outputs_make (binding, &sizes, in, TRUE, result.out);
   ok = desc->evaluate (&call, &result, error);

@@ -33,6 +33,7 @@ const KdParam kd_loss_base_params[] = {
   KD_PARAM_INT (KdRunOptions, ignore_index, G_MININT64, G_MAXINT64, -100, "Label of rows that do not count"),
   KD_PARAM_ENUM (KdRunOptions, nan_policy, nan_policies, KD_NAN_ERROR, "What to do with values that are not finite"),
   KD_PARAM_STRING (KdRunOptions, schedule, NULL, KD_SCHEDULE_HELP),
+  KD_PARAM_BOOL (KdRunOptions, accumulate, TRUE, "Add to the loss and the gradients of the losses before; false: take their place"),
   KD_PARAM_END
 };
 const KdParam kd_augment_base_params[] = {

@@ -154,35 +154,15 @@ typedef struct {
   gdouble *coef, *temperature;
 } Selection;
 
-static KdDivergence
-divergence_of (const KdCall *call, KdDivergenceKind kind)
-{
-  const KdAdakdParams *p = call->params;
-  const KdRows *rows = kd_call_rows (call);
-
-  return (KdDivergence) {
-    .kind = kind,
-    .n = rows->n,
-    .size = kd_call_size (call, 'C'),
-    .student = call->in[STUDENT]->data,
-    .teacher = call->in[TEACHER]->data,
-    .teacher_type = (KdReal) call->in[TEACHER]->dtype,
-    .coef = rows->coef,
-    .temperature = 1,
-    .scale = 1,
-    .beta = p->beta,
-    .alpha = p->alpha,
-  };
-}
-
 static void
-measure_difficulty (const KdCall *call, gdouble *ret_difficulty)
+measure_difficulty (const KdCall *call, KdLossResult *ret, gdouble *ret_difficulty)
 {
   const KdAdakdParams *p = call->params;
   const KdRows *rows = kd_call_rows (call);
-  KdDivergence divergence = divergence_of (call, p->indicator == INDICATOR_FKL ? KD_DIVERGENCE_FORWARD_KL : KD_DIVERGENCE_REVERSE_KL);
+  KdDivergence divergence = kd_call_divergence (call, p->indicator == INDICATOR_FKL ? KD_DIVERGENCE_FORWARD_KL : KD_DIVERGENCE_REVERSE_KL, STUDENT, TEACHER, rows->coef,
+      ret_difficulty, ret);
 
-  divergence.value = ret_difficulty;
+  divergence.grad = NULL;
   if (p->indicator == INDICATOR_HELLINGER)
     kd_hellinger_rows (rows->n, divergence.size, divergence.student, divergence.teacher, divergence.teacher_type, rows->coef, ret_difficulty, 0);
   else if (p->indicator == INDICATOR_CE)
@@ -246,12 +226,12 @@ add_divergence (const KdCall *call, const Selection *sel, KdLossResult *ret)
   const KdAdakdParams *p = call->params;
   gint64 n = kd_call_rows (call)->n;
   g_autofree gdouble *value = g_new (gdouble, n);
-  KdDivergence divergence = divergence_of (call, (KdDivergenceKind) p->divergence);
+  KdDivergence divergence = kd_call_divergence (call, p->divergence, STUDENT, TEACHER, sel->coef, value, ret);
 
-  divergence.coef = sel->coef;
+  divergence.beta = p->beta;
+  divergence.alpha = p->alpha;
   divergence.scale = p->kd_ratio;
-  divergence.grad = p->kd_ratio > 0 ? ret->grad[STUDENT] : NULL;
-  divergence.value = value;
+  divergence.grad = p->kd_ratio > 0 ? divergence.grad : NULL;
   kd_divergence_tempered_rows (&divergence, sel->temperature, p->tau_scale);
   for (gint64 r = 0; p->tau_scale && r < n; r++)
     value[r] *= sel->coef[r] != 0 ? sel->temperature[r] * sel->temperature[r] : 0;
@@ -299,7 +279,7 @@ kd_adakd_evaluate (const KdCall *call, KdLossResult *ret, GError **error)
         indicators[p->indicator].nick, p->kd_ratio);
     return FALSE;
   }
-  measure_difficulty (call, difficulty);
+  measure_difficulty (call, ret, difficulty);
   select_rows (call, ratio, ret, &sel);
   ret->term[ADAKD] = add_divergence (call, &sel, ret);
   if (p->kd_ratio < 1) {

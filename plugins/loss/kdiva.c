@@ -27,15 +27,9 @@ typedef struct {
   gint divergence;
 } KdIvaParams;
 
-static const KdEnumValue divergences[] = {
-  { KD_DIVERGENCE_FORWARD_KL, "forward", "KL (teacher || student)" },
-  { KD_DIVERGENCE_REVERSE_KL, "reverse", "KL (student || teacher)" },
-  { 0, NULL, NULL }
-};
-
 static const KdParam kd_iva_params[] = {
   KD_PARAM_DOUBLE (KdIvaParams, temperature, 0.01, 1000.0, 1.0, "Divides both logits"),
-  KD_PARAM_ENUM (KdIvaParams, divergence, divergences, KD_DIVERGENCE_FORWARD_KL, "Direction"),
+  KD_PARAM_ENUM (KdIvaParams, divergence, kd_kl_directions, KD_DIVERGENCE_FORWARD_KL, "Direction"),
   KD_PARAM_END
 };
 
@@ -93,6 +87,7 @@ kd_iva_evaluate (const KdCall *call, KdLossResult *ret, GError **error)
   gint64 size = kd_call_size (call, 'J'), n = rows->n * size;
   g_autofree gdouble *coef = g_new0 (gdouble, n), *value = g_new (gdouble, n);
   gfloat *weight = ret->out[0]->data;
+  KdDivergence divergence;
 
   for (gint64 r = 0; r < rows->n; r++) {
     if (rows->coef[r] == 0)
@@ -104,19 +99,9 @@ kd_iva_evaluate (const KdCall *call, KdLossResult *ret, GError **error)
       coef[j] *= rows->coef[r];
     }
   }
-  kd_divergence_rows (&(KdDivergence) {
-      .kind = (KdDivergenceKind) p->divergence,
-      .n = n,
-      .size = kd_call_size (call, 'V'),
-      .student = call->in[STUDENT]->data,
-      .teacher = call->in[TEACHER]->data,
-      .teacher_type = (KdReal) call->in[TEACHER]->dtype,
-      .coef = coef,
-      .temperature = p->temperature,
-      .scale = 1,
-      .grad = ret->grad[STUDENT],
-      .value = value,
-  });
+  divergence = kd_call_divergence (call, p->divergence, STUDENT, TEACHER, coef, value, ret);
+  divergence.temperature = p->temperature;
+  kd_divergence_rows (&divergence);
   ret->loss = kd_rows_sum (n, coef, value);
   return TRUE;
 }

@@ -76,20 +76,12 @@ add_exact (const KdCall *call, KdDivergenceKind kind, gdouble share, KdLossResul
 {
   const KdKlmixParams *p = call->params;
   const KdRows *rows = kd_call_rows (call);
+  KdDivergence divergence = kd_call_divergence (call, kind, STUDENT, TEACHER, rows->coef, value, ret);
 
-  kd_divergence_rows (&(KdDivergence) {
-      .kind = kind,
-      .n = rows->n,
-      .size = kd_call_size (call, 'C'),
-      .student = call->in[STUDENT]->data,
-      .teacher = call->in[TEACHER]->data,
-      .teacher_type = (KdReal) call->in[TEACHER]->dtype,
-      .coef = rows->coef,
-      .temperature = p->temperature,
-      .scale = share,
-      .grad = share > 0 ? ret->grad[STUDENT] : NULL,
-      .value = value,
-  });
+  divergence.temperature = p->temperature;
+  divergence.scale = share;
+  divergence.grad = share > 0 ? divergence.grad : NULL;
+  kd_divergence_rows (&divergence);
   return kd_rows_sum (rows->n, rows->coef, value);
 }
 

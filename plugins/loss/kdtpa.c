@@ -27,15 +27,9 @@ typedef struct {
   gint64 branches;
 } KdTpaParams;
 
-static const KdEnumValue divergences[] = {
-  { KD_DIVERGENCE_FORWARD_KL, "forward", "KL (teacher || student)" },
-  { KD_DIVERGENCE_REVERSE_KL, "reverse", "KL (student || teacher)" },
-  { 0, NULL, NULL }
-};
-
 static const KdParam kd_tpa_params[] = {
   KD_PARAM_DOUBLE (KdTpaParams, temperature, 0.01, 1000.0, 1.0, "Divides both logits"),
-  KD_PARAM_ENUM (KdTpaParams, divergence, divergences, KD_DIVERGENCE_FORWARD_KL, "Direction"),
+  KD_PARAM_ENUM (KdTpaParams, divergence, kd_kl_directions, KD_DIVERGENCE_FORWARD_KL, "Direction"),
   KD_PARAM_INT (KdTpaParams, branches, 1, 1 << 16, 4, "K: tokens drawn at each position"),
   KD_PARAM_END
 };
@@ -55,23 +49,13 @@ kd_tpa_evaluate (const KdCall *call, KdLossResult *ret, GError **error)
   const KdRows *rows = kd_call_rows (call);
   gint64 n = rows->n * p->branches;
   g_autofree gdouble *coef = g_new (gdouble, n), *value = g_new (gdouble, n);
+  KdDivergence divergence;
 
   for (gint64 i = 0; i < n; i++)
     coef[i] = rows->coef[i / p->branches] / (gdouble) p->branches;
-  kd_divergence_rows (&(KdDivergence) {
-      .kind = (KdDivergenceKind) p->divergence,
-      .n = n,
-      .size = kd_call_size (call, 'V'),
-      .student = call->in[STUDENT]->data,
-      .teacher = call->in[TEACHER]->data,
-      .teacher_type = (KdReal) call->in[TEACHER]->dtype,
-      .coef = coef,
-      .temperature = p->temperature,
-      .scale = 1,
-      .grad = ret->grad[STUDENT],
-      .fresh = ret->fresh[STUDENT],
-      .value = value,
-  });
+  divergence = kd_call_divergence (call, p->divergence, STUDENT, TEACHER, coef, value, ret);
+  divergence.temperature = p->temperature;
+  kd_divergence_rows (&divergence);
   ret->loss = kd_rows_sum (n, coef, value);
   return TRUE;
 }

@@ -157,6 +157,7 @@ add_direct (const Tsd *tsd)
   const KdTsdParams *p = tsd->p;
   const KdTensor *teacher = tsd->call->in[TEACHER];
   gfloat *gate = tsd->ret->out[GATE]->data;
+  KdDivergence divergence;
 
   if (!teacher)
     return;
@@ -166,20 +167,12 @@ add_direct (const Tsd *tsd)
     tsd->coef[r] = tsd->rows->coef[r] == 0 ? 0 : w * tsd->rows->coef[r];
     gate[r] = tsd->rows->coef[r] == 0 ? 0 : (gfloat) w;
   }
-  kd_divergence_rows (&(KdDivergence) {
-      .kind = KD_DIVERGENCE_JSD,
-      .n = tsd->n,
-      .size = kd_call_size (tsd->call, 'C'),
-      .student = tsd->call->in[STUDENT]->data,
-      .teacher = teacher->data,
-      .teacher_type = (KdReal) teacher->dtype,
-      .coef = tsd->coef,
-      .temperature = p->temperature,
-      .scale = p->direct_weight,
-      .beta = p->beta,
-      .grad = p->direct_weight > 0 ? tsd->ret->grad[STUDENT] : NULL,
-      .value = tsd->value,
-  });
+  divergence = kd_call_divergence (tsd->call, KD_DIVERGENCE_JSD, STUDENT, TEACHER, tsd->coef, tsd->value, tsd->ret);
+  divergence.temperature = p->temperature;
+  divergence.scale = p->direct_weight;
+  divergence.beta = p->beta;
+  divergence.grad = p->direct_weight > 0 ? divergence.grad : NULL;
+  kd_divergence_rows (&divergence);
   tsd->ret->term[DIRECT] = kd_rows_sum (tsd->n, tsd->coef, tsd->value);
 }
 

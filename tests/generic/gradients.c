@@ -158,6 +158,11 @@ GST_START_TEST (test_losses_add_up)
     once = leaf_get (&leaf, "loss", 0);
     leaf_run_ok (&leaf);
     leaf_expect (&leaf, "loss", 0, 2 * once);
+    leaf.options.accumulate = FALSE;
+    leaf_run_ok (&leaf);
+    leaf_expect (&leaf, "loss", 0, once);
+    leaf.options.accumulate = TRUE;
+    leaf_run_ok (&leaf);
     for (const KdFieldSpec *spec = leaf.desc->fields; spec->name; spec++) {
       g_autofree gchar *name = substituted (&leaf, spec->name), *field = g_strconcat ("grad.", name, NULL);
       g_auto (Leaf) alone = { 0 };
