@@ -3,7 +3,7 @@
 #include "kd-leaf.h"
 
 /* What cannot be guessed from a table: properties that have no default. */
-static const gchar *const extra_properties[][2] = { { "kdmixup", "classes=4" }, { "kdlogittopk", "k=2" }, { "kdlogitpack", "d=1000 k=2 exact-k=1" }, { "kdlogitunpack", "d=16 k=2 exact-k=1" }, { "kdtaid", "total-steps=10" }, { "kdlengate", "h-min=1" }, { "kdbild", "top-k=2" }, { "kdlelp", "subclasses=3" }, { "kdlogitmerge", "subclasses=3" } };
+static const gchar *const extra_properties[][2] = { { "kdmixup", "classes=4" }, { "kdlogittopk", "k=2" }, { "kdlogitpack", "d=1000 k=2 exact-k=1" }, { "kdlogitunpack", "d=16 k=2 exact-k=1" }, { "kdtaid", "total-steps=10" }, { "kdadakd", "ratio-fixed=0.5" }, { "kdlengate", "h-min=1" }, { "kdbild", "top-k=2" }, { "kdlelp", "subclasses=3" }, { "kdlogitmerge", "subclasses=3" } };
 
 /* Sizes that follow from those properties. */
 static const struct {

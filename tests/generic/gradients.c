@@ -1,21 +1,17 @@
 /* Every registered loss: its gradient is the derivative of its value, on several shapes and seeds, with masks and weights. */
-#include "generate.h"
+#include "frozen.h"
 
 #define SEEDS 12
 #define MAX_COORDINATES 120
 
-/* Whose gradient takes a factor of the loss as constant, as its specification says: it is not the derivative of the value. Their own tests
- * check them. */
-static const gchar *const constant_factors[][2] = { { "kddivergence", "divergence=akl" }, { "kdtgeo", "" }, { "kdmixstd", "std_gradient=false" }, { "kdsinkhorn", "gradient=envelope" }, { "kdtaid", "" },
-  { "kdklmix", "estimator=sampled" }, { "kdadakd", "" }, { "kdtsd", "" } };
-
-static gboolean
-has_constant_factor (const gchar *element)
+/* The row of `frozen` for the element and its variant, or NULL. */
+static const Frozen *
+find_frozen (const gchar *element)
 {
-  for (guint i = 0; i < G_N_ELEMENTS (constant_factors); i++)
-    if (g_str_equal (constant_factors[i][0], element) && strstr (variant ? variant : "", constant_factors[i][1]))
-      return TRUE;
-  return FALSE;
+  for (guint i = 0; i < G_N_ELEMENTS (frozen); i++)
+    if (g_str_equal (frozen[i].element, element) && strstr (variant ? variant : "", frozen[i].variant))
+      return &frozen[i].value;
+  return NULL;
 }
 
 /* What the gradient of @field is the derivative of: the loss, or the term that the field's row names. */
@@ -28,11 +24,12 @@ value_name (const Leaf *leaf, const gchar *field)
   return g_strdup ("loss");
 }
 
-/* The loss on a copy of @leaf's batch with one number of @field moved. */
+/* The loss on a copy of @leaf's batch with one number of @field moved; what it takes as constant as in @ran. */
 static gdouble
-loss_at (const Leaf *leaf, const gchar *element, const gchar *field, gsize i, gdouble step)
+loss_at (const Leaf *leaf, const Leaf *ran, const gchar *element, const gchar *field, gsize i, gdouble step)
 {
   g_autofree gchar *value = value_name (leaf, field);
+  const Frozen *constant = find_frozen (element);
   g_auto (Leaf) copy = { 0 };
   gfloat *data;
 
@@ -41,32 +38,34 @@ loss_at (const Leaf *leaf, const gchar *element, const gchar *field, gsize i, gd
   copy_batch (leaf, &copy);
   data = kd_batch_peek (copy.batch, field)->data;
   data[i] = (gfloat) (data[i] + step);
+  if (constant)
+    return (*constant) (ran, &copy);
   leaf_run_ok (&copy);
   return leaf_get (&copy, value, 0);
 }
 
 /* Fourth-order central difference: float32 inputs moved by @h. */
 static gdouble
-difference (const Leaf *leaf, const gchar *element, const gchar *field, gsize i, gdouble h)
+difference (const Leaf *leaf, const Leaf *ran, const gchar *element, const gchar *field, gsize i, gdouble h)
 {
-  gdouble near = loss_at (leaf, element, field, i, h) - loss_at (leaf, element, field, i, -h);
-  gdouble far = loss_at (leaf, element, field, i, 2 * h) - loss_at (leaf, element, field, i, -2 * h);
+  gdouble near = loss_at (leaf, ran, element, field, i, h) - loss_at (leaf, ran, element, field, i, -h);
+  gdouble far = loss_at (leaf, ran, element, field, i, 2 * h) - loss_at (leaf, ran, element, field, i, -2 * h);
 
   return (8 * near - far) / (12 * h);
 }
 
 /* At a kink (an absolute value's zero within the step) the slope is any number between the slopes of both sides. */
 static gboolean
-is_between_slopes (const Leaf *leaf, const gchar *element, const gchar *field, gsize i, gdouble got, gdouble h, gdouble tolerance)
+is_between_slopes (const Leaf *leaf, const Leaf *ran, const gchar *element, const gchar *field, gsize i, gdouble got, gdouble h, gdouble tolerance)
 {
-  gdouble at = loss_at (leaf, element, field, i, 0);
-  gdouble left = (at - loss_at (leaf, element, field, i, -h)) / h, right = (loss_at (leaf, element, field, i, h) - at) / h;
+  gdouble at = loss_at (leaf, ran, element, field, i, 0);
+  gdouble left = (at - loss_at (leaf, ran, element, field, i, -h)) / h, right = (loss_at (leaf, ran, element, field, i, h) - at) / h;
 
   return got >= MIN (left, right) - tolerance && got <= MAX (left, right) + tolerance;
 }
 
 static void
-check_field (const Leaf *leaf, const gchar *element, const gchar *field, const KdTensor *grad, gdouble loss, guint64 seed)
+check_field (const Leaf *leaf, const Leaf *ran, const gchar *element, const gchar *field, const KdTensor *grad, gdouble loss, guint64 seed)
 {
   gsize n = kd_tensor_n_elements (grad), stride = 1 + (n - 1) / MAX_COORDINATES;
   gdouble largest = 0;
@@ -77,11 +76,11 @@ check_field (const Leaf *leaf, const gchar *element, const gchar *field, const K
     gdouble got = kd_tensor_get_double (grad, i), numeric = 0;
     gboolean agrees = FALSE;
     for (gdouble h = 1.0 / 64; !agrees && h > 1.0 / 512; h /= 4) { /* a second, smaller step where the loss bends much */
-      numeric = difference (leaf, element, field, i, h);
+      numeric = difference (leaf, ran, element, field, i, h);
       /* the loss carries about 1e-7 of itself, which the step divides */
       agrees = fabs (numeric - got) <= 1e-3 * largest + 1e-6 / h * (1e-2 + fabs (loss));
     }
-    agrees = agrees || is_between_slopes (leaf, element, field, i, got, 1.0 / 256, 1e-3 * largest + 1e-4 * (1e-2 + fabs (loss)));
+    agrees = agrees || is_between_slopes (leaf, ran, element, field, i, got, 1.0 / 256, 1e-3 * largest + 1e-4 * (1e-2 + fabs (loss)));
     ck_assert_msg (agrees, "%s %s, seed %u: grad.%s[%u] = %g, central difference %g", element, variant ? variant : "", (guint) seed, field,
         (guint) i, got, numeric);
   }
@@ -110,7 +109,7 @@ check_loss (const gchar *element, guint64 seed)
       continue;
     ck_assert_msg (!kd_batch_peek (ran.batch, grad) == !gradient_is_asked_for (&leaf, spec), "%s %s: %s", element, variant ? variant : "", grad);
     if (kd_batch_peek (ran.batch, grad))
-      check_field (&leaf, element, name, kd_batch_peek (ran.batch, grad), leaf_get (&ran, value, 0), seed);
+      check_field (&leaf, &ran, element, name, kd_batch_peek (ran.batch, grad), leaf_get (&ran, value, 0), seed);
     n_checked++;
   }
   return n_checked;
@@ -132,7 +131,8 @@ GST_START_TEST (test_central_differences)
     for (guint j = 0; j < variants->len; j++)
       for (guint64 seed = 0; seed < SEEDS; seed++) {
         variant = g_ptr_array_index (variants, j);
-        if (has_constant_factor (element))
+        const Frozen *constant = find_frozen (element);
+        if (constant && !*constant)
           continue;
         ck_assert_msg (check_loss (element, seed) > 0, "%s declares no gradient", element);
       }
