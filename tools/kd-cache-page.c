@@ -291,9 +291,9 @@ put_cost (GString *out, const KdStatsTeacher *teacher)
     g_autofree gchar *type = kd_layout_field_string (field), *error = encoding ? kd_tool_number (encoding->max_error) : g_strdup ("-");
     g_string_append (out, "<tr>");
     cell (out, "path", "%s", i ? "" : teacher->path);
-    cell (out, "", "%s", field->name);
-    cell (out, "", "%s", type);
-    cell (out, "", "%s", encoding ? encoding->name : "as it came");
+    cell (out, "field", "%s", field->name);
+    cell (out, "word", "%s", type);
+    cell (out, "word", "%s", encoding ? encoding->name : "as it came");
     number_cell (out, TRUE, (gdouble) field_bytes (field));
     cell (out, "n", "%s", error);
     g_string_append (out, "</tr>\n");
