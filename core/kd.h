@@ -1,6 +1,7 @@
 /* kdstream: everything a plugin author needs. */
 #pragma once
 #include "kd-error.h"
+#include "kd-json.h"
 #include "kd-param.h"
 #include "math/kd-random.h"
 #include "math/kd-reduce.h"

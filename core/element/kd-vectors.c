@@ -1,3 +1,4 @@
+#include "../kd-json.h"
 #include "kd-vectors-private.h"
 #include "kd-leaf.h"
 
@@ -97,6 +98,10 @@ set_properties (Case *c, const gchar *json, const gchar *extra, GError **error)
   const gchar *name;
   JsonNode *node;
 
+  if (kd_json_is_deep (json, strlen (json))) {
+    g_set_error (error, KD_ERROR, KD_ERROR_FORMAT, "Nested too deep: attribute=properties, wanted=at most %d levels", KD_JSON_MAX_DEPTH);
+    return FALSE;
+  }
   if (!json_parser_load_from_data (parser, json, -1, error))
     return FALSE;
   if (!json_parser_get_root (parser) || !JSON_NODE_HOLDS_OBJECT (json_parser_get_root (parser))) {

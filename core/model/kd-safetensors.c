@@ -1,5 +1,6 @@
 /* Reading parameters from safetensors files: 8 bytes length of the header, the header (JSON: name -> dtype, shape, data_offsets), the numbers.
  * A file is not trusted: each size in it is checked against the file's before anything of that size is allocated. */
+#include "../kd-json.h"
 #include "kd-params-private.h"
 
 #include <errno.h>
@@ -12,7 +13,6 @@
 #include <unistd.h>
 
 #define HEADER_MAX_BYTES ((guint64) 64 << 20)
-#define HEADER_MAX_DEPTH 8 /* the format needs 3; the JSON parser recurses */
 
 G_STATIC_ASSERT (G_BYTE_ORDER == G_LITTLE_ENDIAN); /* as the numbers in the file are */
 
@@ -44,14 +44,15 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (File, file_close)
 static gboolean G_GNUC_PRINTF (3, 4)
     refuse (const File *file, GError **error, const gchar *format, ...)
 {
-  g_autofree gchar *reason = NULL;
+  g_autofree gchar *reason = NULL, *valid = NULL;
   va_list args;
 
   va_start (args, format);
   reason = g_strdup_vprintf (format, args);
   va_end (args);
+  valid = g_utf8_make_valid (reason, -1); /* json-glib cuts words in the middle of a letter */
   g_set_error (error, KD_ERROR, KD_ERROR_FORMAT, "Cannot read weights: path=\"%s\", reason=%s; the file is damaged or no safetensors file",
-      file->path, reason);
+      file->path, valid);
   return FALSE;
 }
 
@@ -75,27 +76,6 @@ read_at (const File *file, guint64 offset, gpointer to, gsize n, GError **error)
 }
 
 static gboolean
-depth_is_sane (const gchar *json, gsize n)
-{
-  gboolean quoted = FALSE;
-  gint depth = 0;
-
-  for (gsize i = 0; i < n; i++) {
-    if (quoted && json[i] == '\\')
-      i++;
-    else if (json[i] == '"')
-      quoted = !quoted;
-    else if (!quoted && (json[i] == '{' || json[i] == '['))
-      depth++;
-    else if (!quoted && (json[i] == '}' || json[i] == ']'))
-      depth--;
-    if (depth > HEADER_MAX_DEPTH)
-      return FALSE;
-  }
-  return TRUE;
-}
-
-static gboolean
 parse_header (File *file, guint64 header_bytes, GError **error)
 {
   g_autofree gchar *text = g_malloc (header_bytes + 1);
@@ -105,7 +85,7 @@ parse_header (File *file, guint64 header_bytes, GError **error)
   if (!read_at (file, 8, text, header_bytes, error))
     return FALSE;
   text[header_bytes] = 0;
-  if (!g_utf8_validate_len (text, header_bytes, NULL) || !depth_is_sane (text, header_bytes))
+  if (!g_utf8_validate_len (text, header_bytes, NULL) || kd_json_is_deep (text, header_bytes))
     return refuse (file, error, "the header is not the JSON it should be");
   file->parser = json_parser_new_immutable ();
   if (!json_parser_load_from_data (file->parser, text, (gssize) header_bytes, &reason))

@@ -7,8 +7,6 @@
 #include <math.h>
 #include <string.h>
 
-#define MAX_DEPTH 64
-
 typedef struct {
   gchar *key;
   KdColumn *column;
@@ -76,26 +74,6 @@ is_number (JsonNode *node)
   return JSON_NODE_HOLDS_VALUE (node) && (json_node_get_value_type (node) == G_TYPE_INT64 || json_node_get_value_type (node) == G_TYPE_DOUBLE);
 }
 
-/* json-glib calls itself for each level: a line of nothing but '[' would use up the stack. */
-static gboolean
-too_deep (const gchar *text)
-{
-  gboolean quoted = FALSE;
-  gint depth = 0;
-
-  for (; *text; text++) {
-    if (quoted && *text == '\\' && text[1])
-      text++;
-    else if (*text == '"')
-      quoted = !quoted;
-    else if (!quoted)
-      depth += (*text == '[' || *text == '{') - (*text == ']' || *text == '}');
-    if (depth > MAX_DEPTH)
-      return TRUE;
-  }
-  return FALSE;
-}
-
 /* The object of the line, (transfer none), or NULL. */
 static JsonObject *
 parse_line (KdJsonl *self, const KdLines *lines, GError **error)
@@ -104,7 +82,7 @@ parse_line (KdJsonl *self, const KdLines *lines, GError **error)
   JsonNode *root;
 
   self->line = lines->number;
-  if (too_deep ((const gchar *) lines->line->data)) {
+  if (kd_json_is_deep ((const gchar *) lines->line->data, lines->line->len - 1)) {
     fail (self, error, KD_ERROR_RANGE, "Nested too deep", "(line)", "more than 64 levels", "is this the right file?");
     return NULL;
   }
