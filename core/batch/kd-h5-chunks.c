@@ -139,7 +139,7 @@ unpack (Chunk *chunk)
     good = FALSE;
     error = errno;
   }
-  good = good && kd_h5_pipeline_unpack (&column->pipeline, stored, n_stored, data);
+  good = good && kd_h5_pipeline_unpack (&column->pipeline, 0, stored, n_stored, data);
   g_mutex_lock (&lock);
   chunk->data = data;
   chunk->bytes = column->pipeline.chunk_bytes;

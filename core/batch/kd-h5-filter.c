@@ -1,4 +1,5 @@
-/* Packing and unpacking chunks without libhdf5, whose lock would let only one thread do it: shuffle, deflate and blosc. */
+/* Packing and unpacking chunks without libhdf5, whose lock would let only one thread do it, and which trusts the file: shuffle, deflate,
+ * fletcher32 and blosc. */
 #include "kd-h5-private.h"
 
 #include <string.h>
@@ -39,7 +40,7 @@ blosc_pack (const KdH5Step *step, const guint8 *from, gsize n, guint8 *to, gsize
   return got > 0 ? (gsize) got : 0;
 }
 
-/* For libhdf5, where Debian's plugin is not installed: datasets with the filter can be made and read there too. */
+/* For libhdf5: datasets with the filter can be made and read there too. */
 static size_t
 blosc_filter (unsigned flags, size_t n_values, const unsigned values[], size_t n, size_t *room, void **buffer)
 {
@@ -47,7 +48,7 @@ blosc_filter (unsigned flags, size_t n_values, const unsigned values[], size_t n
   size_t wanted = n_values > BLOSC_CHUNK ? values[BLOSC_CHUNK] : 0, got = 0;
   guint8 *to = NULL;
 
-  if (n_values < N_BLOSC_VALUES)
+  if (n_values < N_BLOSC_VALUES || (flags & H5Z_FLAG_REVERSE && wanted > KD_H5_MAX_CHUNK_BYTES))
     return 0;
   memcpy (step.values, values, sizeof *values * N_BLOSC_VALUES);
   if (!(flags & H5Z_FLAG_REVERSE))
@@ -73,9 +74,11 @@ kd_h5_has_filter (gint id)
 {
 #ifdef KD_HAVE_BLOSC
   static const H5Z_class2_t blosc_class = { H5Z_CLASS_T_VERS, KD_H5_BLOSC, 1, 1, "blosc", NULL, NULL, blosc_filter };
+  static gboolean registered;
 
-  if (id == KD_H5_BLOSC && H5Zfilter_avail (id) <= 0)
-    return H5Zregister (&blosc_class) >= 0;
+  /* Ours before Debian's plugin, which trusts what the chunk says of itself. */
+  if (id == KD_H5_BLOSC && !registered)
+    registered = H5Zregister (&blosc_class) >= 0;
 #endif
   return H5Zfilter_avail (id) > 0;
 }
@@ -112,10 +115,21 @@ kd_h5_pipeline_set (const KdH5Pipeline *pipeline, hid_t create)
   return TRUE;
 }
 
+static gboolean
+is_compressor (gint id)
+{
+#ifdef KD_HAVE_BLOSC
+  if (id == KD_H5_BLOSC)
+    return TRUE;
+#endif
+  return id == H5Z_FILTER_DEFLATE;
+}
+
 gboolean
 kd_h5_pipeline_get (KdH5Pipeline *pipeline, hid_t create, gsize element, gsize chunk_bytes)
 {
   gint n = H5Pget_nfilters (create);
+  guint n_compressors = 0;
 
   *pipeline = (KdH5Pipeline) { .chunk_bytes = chunk_bytes };
   if (n < 1 || n > (gint) G_N_ELEMENTS (pipeline->step))
@@ -127,11 +141,9 @@ kd_h5_pipeline_get (KdH5Pipeline *pipeline, hid_t create, gsize element, gsize c
     step->id = H5Pget_filter2 (create, (unsigned) i, &flags, &n_values, step->values, 0, NULL, &config);
     if (step->id == H5Z_FILTER_SHUFFLE)
       step->values[0] = (unsigned) element;
-#ifdef KD_HAVE_BLOSC
-    if (step->id == KD_H5_BLOSC)
-      continue;
-#endif
-    if (step->id != H5Z_FILTER_SHUFFLE && step->id != H5Z_FILTER_DEFLATE)
+    n_compressors += is_compressor (step->id);
+    /* What a second compressor unpacks to is nobody's to know. */
+    if (n_compressors > 1 || (step->id != H5Z_FILTER_SHUFFLE && step->id != H5Z_FILTER_FLETCHER32 && !is_compressor (step->id)))
       return FALSE;
   }
   pipeline->n = (guint) n;
@@ -160,41 +172,88 @@ unshuffle (const guint8 *from, gsize n, gsize element, guint8 *to)
   memcpy (to + count * element, from + count * element, n % element);
 }
 
+/* Fletcher's sums of 16-bit words, big end first, an odd byte as the high one; 65535 is 0 in both. */
 static gboolean
-undo (const KdH5Step *step, const guint8 *from, gsize n_from, guint8 *to, gsize n)
+fletcher_is_right (const guint8 *from, gsize n, const guint8 *stored)
+{
+  guint32 low = 0, high = 0;
+
+  for (gsize i = 0; i < n; i += 2) {
+    low = (low + ((guint32) from[i] << 8) + (i + 1 < n ? from[i + 1] : 0)) % 65535;
+    high = (high + low) % 65535;
+  }
+  return (stored[0] | stored[1] << 8) % 65535 == (gint) low && (stored[2] | stored[3] << 8) % 65535 == (gint) high;
+}
+
+#define FLETCHER_BYTES 4
+
+/* Undoes @step; @to has room for @room bytes. Returns how many it gave, 0 when it cannot be undone. */
+static gsize
+undo (const KdH5Step *step, const guint8 *from, gsize n_from, guint8 *to, gsize room)
 {
   if (step->id == H5Z_FILTER_SHUFFLE) {
-    if (n_from != n || step->values[0] == 0)
-      return FALSE;
-    unshuffle (from, n, step->values[0], to);
-    return TRUE;
+    if (n_from > room || step->values[0] == 0)
+      return 0;
+    unshuffle (from, n_from, step->values[0], to);
+    return n_from;
+  }
+  if (step->id == H5Z_FILTER_FLETCHER32) {
+    gsize n = n_from - MIN (n_from, FLETCHER_BYTES);
+    if (n == 0 || n > room || !fletcher_is_right (from, n, from + n))
+      return 0;
+    memcpy (to, from, n);
+    return n;
   }
   if (step->id == H5Z_FILTER_DEFLATE) {
-    uLongf got = n;
-    return uncompress (to, &got, from, n_from) == Z_OK && got == n;
+    uLongf got = room;
+    return uncompress (to, &got, from, n_from) == Z_OK ? got : 0;
   }
 #ifdef KD_HAVE_BLOSC
-  return blosc_unpack (from, n_from, to, n);
+  return blosc_unpack (from, n_from, to, room) ? room : 0;
 #else
-  return FALSE;
+  return 0;
 #endif
 }
 
-gboolean
-kd_h5_pipeline_unpack (const KdH5Pipeline *pipeline, const guint8 *stored, gsize n_stored, guint8 *to)
+/* How many bytes went into step @nth: checksums made it longer. */
+static gsize
+bytes_before (const KdH5Pipeline *pipeline, guint mask, guint nth)
 {
-  gsize n = pipeline->chunk_bytes, n_from = n_stored;
-  g_autofree guint8 *spare = pipeline->n > 1 ? g_malloc (n) : NULL;
+  gsize bytes = pipeline->chunk_bytes;
+
+  for (guint i = 0; i < nth; i++)
+    bytes += pipeline->step[i].id == H5Z_FILTER_FLETCHER32 && !(mask & 1u << i) ? FLETCHER_BYTES : 0;
+  return bytes;
+}
+
+gboolean
+kd_h5_pipeline_unpack (const KdH5Pipeline *pipeline, guint mask, const guint8 *stored, gsize n_stored, guint8 *to)
+{
+  g_autofree guint8 *spare = NULL, *other = NULL;
+  gsize n_from = n_stored;
   const guint8 *from = stored;
 
-  /* Backwards; the last one, which is the first in the file's list, has to end in @to. */
+  /* Backwards; what comes out last has to end in @to. */
   for (guint i = pipeline->n; i-- > 0;) {
-    guint8 *target = i % 2 ? spare : to;
-    if (!undo (&pipeline->step[i], from, n_from, target, n))
+    gsize room = i == 0 ? pipeline->chunk_bytes : is_compressor (pipeline->step[i].id) ? bytes_before (pipeline, mask, i)
+                                                                                       : n_from;
+    guint8 *target = to;
+    if (mask & 1u << i)
+      continue;
+    if (i > 0) {
+      g_free (other);
+      other = g_steal_pointer (&spare); /* what this step reads */
+      target = spare = g_malloc (MAX (room, 1));
+    }
+    n_from = undo (&pipeline->step[i], from, n_from, target, room);
+    if (n_from == 0)
       return FALSE;
     from = target;
-    n_from = n;
   }
+  if (n_from != pipeline->chunk_bytes)
+    return FALSE;
+  if (from != to)
+    memcpy (to, from, n_from);
   return TRUE;
 }
 

@@ -66,8 +66,10 @@ typedef enum {
   KD_H5_FILTERED,   /* packed, whole rows a chunk, unpacked by us */
 } KdH5Storage;
 
-/* KdH5Pipeline: the filters of a dataset, when we can do them ourselves: shuffle, deflate, blosc (id 32001). Pure functions: any thread may. */
+/* KdH5Pipeline: the filters of a dataset, when we can do them ourselves: shuffle, deflate, fletcher32, blosc (id 32001). Pure functions: any thread may. */
 #define KD_H5_BLOSC 32001
+/* A chunk that a filter unpacks is allocated whole. */
+#define KD_H5_MAX_CHUNK_BYTES ((guint64) 256 << 20)
 typedef struct {
   gint id;
   unsigned values[8];
@@ -85,8 +87,8 @@ gboolean kd_h5_pipeline_init (KdH5Pipeline *pipeline, const gchar *filter, gsize
 gboolean kd_h5_pipeline_set (const KdH5Pipeline *pipeline, hid_t create);
 /* kd_h5_pipeline_get: out of one; FALSE when it is the library's to do. */
 gboolean kd_h5_pipeline_get (KdH5Pipeline *pipeline, hid_t create, gsize element, gsize chunk_bytes);
-/* kd_h5_pipeline_unpack: @to [chunk_bytes]; FALSE for anything that is not exactly a packed chunk. */
-gboolean kd_h5_pipeline_unpack (const KdH5Pipeline *pipeline, const guint8 *stored, gsize n_stored, guint8 *to);
+/* kd_h5_pipeline_unpack: @to [chunk_bytes]; FALSE for anything that is not exactly a packed chunk. @mask: bits of steps that were left out. */
+gboolean kd_h5_pipeline_unpack (const KdH5Pipeline *pipeline, guint mask, const guint8 *stored, gsize n_stored, guint8 *to);
 /* kd_h5_pipeline_pack: the packed size, at most kd_h5_pipeline_room, 0 on failure. Pipelines of kd_h5_pipeline_init only. */
 gsize kd_h5_pipeline_pack (const KdH5Pipeline *pipeline, const guint8 *from, guint8 *to);
 gsize kd_h5_pipeline_room (const KdH5Pipeline *pipeline);
@@ -104,12 +106,13 @@ typedef struct {
   KdH5Storage storage;
   gboolean was_unsigned; /* uint64 in the file: values above int64 are refused when read */
   guint64 offset;        /* KD_H5_CONTIGUOUS */
-  gint64 chunk_rows;     /* KD_H5_CHUNKED, KD_H5_FILTERED */
+  gint64 chunk_rows;     /* KD_H5_CHUNKED, KD_H5_FILTERED; KD_H5_LIBRARY with a pipeline */
   guint64 *chunks;       /* KD_H5_CHUNKED, KD_H5_FILTERED: their offsets */
   guint32 *chunk_sizes;  /* KD_H5_FILTERED: packed */
   gint64 last_chunk;     /* KD_H5_FILTERED: the last one of the call before */
-  KdH5Pipeline pipeline; /* KD_H5_FILTERED */
+  KdH5Pipeline pipeline; /* KD_H5_FILTERED, and KD_H5_LIBRARY when we could undo it: n > 0 */
   hid_t dataset, memory; /* KD_H5_LIBRARY only, else -1 */
+  guint8 *unpacks;       /* KD_H5_LIBRARY with a pipeline: by chunk_rows rows, whether their chunks are known to unpack */
 } KdH5Column;
 void kd_h5_column_free (KdH5Column *column);
 
@@ -132,7 +135,7 @@ kd_h5_column_offset (const KdH5Column *column, gint64 row)
 KdH5Column *kd_h5_column_open (hid_t group, const gchar *name, const gchar *path, guint64 file_size, gboolean may_map,
     GError **error);
 /* kd_h5_column_read_library: @rows [n], or [first, first + n) when NULL, through libhdf5 into @to. The rows are in range. */
-gboolean kd_h5_column_read_library (const KdH5Column *column, const gchar *path, const gint64 *rows, gint64 first, gint64 n,
+gboolean kd_h5_column_read_library (KdH5Column *column, const gchar *path, const gint64 *rows, gint64 first, gint64 n,
     gpointer to, GError **error);
 
 struct _KdH5Reader {

@@ -48,14 +48,16 @@ kd_h5_reason (void)
 gboolean
 kd_h5_fail (GError **error, KdError code, const gchar *path, const gchar *dataset, const gchar *format, ...)
 {
-  g_autofree gchar *reason = NULL, *where = NULL;
+  g_autofree gchar *reason = NULL, *where = NULL, *text = NULL, *valid = NULL;
   va_list args;
 
   va_start (args, format);
   reason = g_strdup_vprintf (format, args);
   va_end (args);
   where = dataset ? g_strdup_printf (", dataset=\"%s\"", dataset) : g_strdup ("");
-  g_set_error (error, KD_ERROR, code, "Cannot read batch file: path=\"%s\"%s, %s", path, where, reason);
+  text = g_strdup_printf ("Cannot read batch file: path=\"%s\"%s, %s", path, where, reason);
+  valid = g_utf8_make_valid (text, -1); /* names come from the file */
+  g_set_error_literal (error, KD_ERROR, code, valid);
   return FALSE;
 }
 
