@@ -86,7 +86,7 @@ static gboolean
 go_on (KdCacheCopy *copy, const KdCacheManifest *like, GError **error)
 {
   copy->there = kd_cache_reader_open (copy->path, error);
-  if (!copy->there || !kd_cache_manifest_fits (like, "the input", kd_cache_reader_manifest (copy->there), copy->path, error))
+  if (!copy->there || !kd_cache_reader_check_sizes (copy->there, error) || !kd_cache_manifest_fits (like, "the input", kd_cache_reader_manifest (copy->there), copy->path, error))
     return FALSE;
   g_clear_pointer (&copy->manifest, kd_cache_manifest_free);
   copy->manifest = kd_cache_manifest_load (copy->path, error);

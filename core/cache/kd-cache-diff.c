@@ -187,7 +187,7 @@ kd_cache_diff (const gchar *a, const gchar *b, const KdCacheCopyOptions *options
   const Diff call = { reader_a, reader_b, options, diff };
 
   diff->fields = g_ptr_array_new_with_free_func (field_free);
-  if (!reader_b)
+  if (!reader_b || !kd_cache_reader_check_sizes (reader_a, error) || !kd_cache_reader_check_sizes (reader_b, error))
     return NULL;
   if (!kd_cache_same_identity (a, kd_cache_reader_identity (reader_a), b, kd_cache_reader_identity (reader_b), &other))
     diff->identity = g_strdup (other->message);

@@ -168,6 +168,8 @@ kd_cache_encodings_check (const GPtrArray *encodings, const KdLayout *layout)
       return wrong (encoding, "wanted uint8 rows and float16 [... 2] in FIELD" KD_CACHE_SCALE);
     if (index && field->dtype != index)
       return wrong (encoding, "wanted int32 or uint16");
+    if (encoding->size && !g_str_equal (encoding->name, PACKED))
+      return wrong (encoding, "only packed ids have size and universe");
     if (g_str_equal (encoding->name, PACKED) &&
         (field->dtype != KD_UINT8 || field->rank < 2 || encoding->size < 1 || encoding->universe < 2 || encoding->size > (1 << 24) || encoding->universe > ((gint64) 1 << 40) ||
             kd_packed_bytes (encoding->size, encoding->universe) != (gsize) field->dims[field->rank - 1]))

@@ -387,6 +387,6 @@ kd_cache_export (const gchar *path, const gchar *output, const gchar *const *fie
   reader = export.reader = kd_cache_reader_open (path, error);
   if (!reader || !add_members (&export, fields, error))
     return FALSE;
-  export.rows = rows = kd_cache_reader_sorted (reader, &ids, &views);
-  return write_file (&export, output, error);
+  export.rows = rows = kd_cache_reader_sorted (reader, &ids, &views, error);
+  return rows && write_file (&export, output, error);
 }

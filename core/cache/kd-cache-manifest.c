@@ -1,4 +1,5 @@
 /* The manifest: schemas/cache-manifest.schema.json says what is in it. It is read as something a stranger wrote. */
+#include "../kd-json.h"
 #include "kd-cache-private.h"
 
 #include "../math/kd-crc32c.h"
@@ -244,6 +245,14 @@ parse_encodings (JsonObject *root, KdCacheManifest *manifest, gchar **ret_wrong)
   }
 }
 
+static gboolean
+is_key (const KdLayout *layout, const gchar *name)
+{
+  const KdLayoutField *field = kd_layout_find (layout, name);
+
+  return field && field->dtype == KD_INT64 && field->rank == 1;
+}
+
 static gchar *
 parse_root (JsonObject *root, KdCacheManifest *manifest)
 {
@@ -293,8 +302,8 @@ parse_root (JsonObject *root, KdCacheManifest *manifest)
     if (field->rank < 1 || field->dtype == KD_UTF8)
       return g_strdup_printf ("member=fields, field=%s, reason=not rows of numbers", field->name);
   }
-  if (!kd_layout_find (manifest->layout, "sample.id") || !kd_layout_find (manifest->layout, "sample.view"))
-    return g_strdup ("member=fields, wanted=sample.id and sample.view among them");
+  if (!is_key (manifest->layout, "sample.id") || !is_key (manifest->layout, "sample.view"))
+    return g_strdup ("member=fields, wanted=sample.id=int64 and sample.view=int64 among them");
   return kd_cache_encodings_check (manifest->encodings, manifest->layout);
 }
 
@@ -322,10 +331,14 @@ kd_cache_manifest_parse (const gchar *text, gssize size, const gchar *path, GErr
   g_autoptr (JsonParser) parser = json_parser_new_immutable ();
   g_autoptr (KdCacheManifest) manifest = kd_cache_manifest_new ();
   g_autoptr (GError) why = NULL;
-  g_autofree gchar *wrong = NULL;
+  g_autofree gchar *wrong = NULL, *valid = NULL;
   JsonNode *root;
 
-  if (!json_parser_load_from_data (parser, text, size, &why))
+  if (!g_utf8_validate (text, size, NULL))
+    wrong = g_strdup ("reason=not UTF-8");
+  else if (kd_json_is_deep (text, size < 0 ? strlen (text) : (gsize) size))
+    wrong = g_strdup_printf ("reason=nested deeper than %d levels", KD_JSON_MAX_DEPTH);
+  if (!wrong && !json_parser_load_from_data (parser, text, size, &why))
     wrong = g_strdup_printf ("reason=%s", why->message);
   root = wrong ? NULL : json_parser_get_root (parser);
   if (!wrong && (!root || !JSON_NODE_HOLDS_OBJECT (root)))
@@ -336,6 +349,7 @@ kd_cache_manifest_parse (const gchar *text, gssize size, const gchar *path, GErr
     wrong = parse_root (json_node_get_object (root), manifest);
   if (!wrong)
     return g_steal_pointer (&manifest);
-  g_set_error (error, KD_ERROR, KD_ERROR_SCHEMA, "Cannot read cache manifest: path=\"%s\", %s", path, wrong);
+  valid = g_utf8_make_valid (wrong, -1); /* json-glib cuts words in the middle of a letter */
+  g_set_error (error, KD_ERROR, KD_ERROR_SCHEMA, "Cannot read cache manifest: path=\"%s\", %s", path, valid);
   return NULL;
 }

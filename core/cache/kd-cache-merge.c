@@ -78,7 +78,7 @@ open_inputs (Merge *merge, const gchar *output, const KdCacheCopyOptions *option
       if (same_file (merge->paths[i], merge->paths[k]))
         return refuse_input (error, output, merge->paths[i]);
     merge->readers[i] = kd_cache_reader_open (merge->paths[i], error);
-    if (!merge->readers[i])
+    if (!merge->readers[i] || !kd_cache_reader_check_sizes (merge->readers[i], error))
       return FALSE;
   }
   like = model_of (merge, &nth);

@@ -156,7 +156,9 @@ kd_cache_pack (const gchar *path, const gchar *output, const gchar *filter, KdCa
         pack.from->n_rows, output, pack.from->n_rows ? "the output is a cache with parts; choose another name" : "nothing in it");
     return FALSE;
   }
-  pack.rows = rows = kd_cache_reader_sorted (reader, &ids, &views);
+  pack.rows = rows = kd_cache_reader_sorted (reader, &ids, &views, error);
+  if (!rows)
+    return FALSE;
   describe (&pack, ids, views);
   good = plan (&pack, path, flags, error);
   fields = pack.fields;

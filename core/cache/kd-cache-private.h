@@ -196,8 +196,11 @@ gboolean kd_cache_check_master (const gchar *path, GError **error);
 void kd_cache_describe_keys (KdCachePart *part, const gint64 *ids, const gint64 *views);
 /* kd_cache_reader_take_stored: as kd_cache_reader_take, of a field of the manifest's layout, not decoded. */
 KdTensor *kd_cache_reader_take_stored (KdCacheReader *reader, const gchar *field, gint64 n, const gint64 *rows, GError **error);
-/* kd_cache_reader_sorted: (transfer full) as kd_cache_index_sorted. */
-gint64 *kd_cache_reader_sorted (KdCacheReader *reader, gint64 **ret_ids, gint64 **ret_views);
+/* kd_cache_reader_check_sizes: every part's file is as large as the manifest says, so it can hold the rows that it is said to hold: before memory is
+ * taken for all of them. */
+gboolean kd_cache_reader_check_sizes (KdCacheReader *reader, GError **error);
+/* kd_cache_reader_sorted: (transfer full) as kd_cache_index_sorted; sizes are checked. */
+gint64 *kd_cache_reader_sorted (KdCacheReader *reader, gint64 **ret_ids, gint64 **ret_views, GError **error);
 /* kd_cache_reader_manifest: (transfer none). */
 const KdCacheManifest *kd_cache_reader_manifest (const KdCacheReader *reader);
 

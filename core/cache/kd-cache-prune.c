@@ -135,7 +135,7 @@ kd_cache_prune (const gchar *path, const gchar *output, const KdCacheSelection *
   g_autoptr (KdCacheManifest) rest = NULL;
   gint64 n = 0;
 
-  if (!prune.reader)
+  if (!prune.reader || !kd_cache_reader_check_sizes (prune.reader, error))
     return FALSE;
   if (kd_cache_reader_n_rows (prune.reader) && !each_part (&prune, NULL, &n, error))
     return FALSE;

@@ -2,9 +2,10 @@
 #include "kd-cache-reader.h"
 
 #include <string.h>
+#include <sys/stat.h>
 
-/* Open parts at once: below the usual limit of 1024 descriptors. */
-#define MAX_OPEN 256
+/* No compression packs a row, which has a key of 16 bytes, better than this. */
+#define MAX_ROWS_A_BYTE 1024
 
 void
 kd_cache_reader_close (KdCacheReader *reader)
@@ -45,7 +46,7 @@ kd_cache_reader_open_part (KdCacheReader *reader, guint nth, GError **error)
 
   if (!reader->files[nth]) {
     g_autofree gchar *path = kd_cache_part_path (reader->path, part);
-    if (reader->n_open >= MAX_OPEN)
+    if (reader->n_open >= KD_CACHE_MAX_OPEN)
       close_oldest (reader);
     reader->files[nth] = kd_cache_file_open (reader->manifest, part, path, reader->may_map, error);
     if (!reader->files[nth])
@@ -70,6 +71,8 @@ index_parts (KdCacheReader *reader, GError **error)
       kd_cache_index_add_run (reader->index, part);
       continue;
     }
+    if (!kd_cache_reader_open_part (reader, i, error)) /* then it has as many rows as the manifest says */
+      return FALSE;
     rows = g_new (gint64, part->rows);
     for (gint64 k = 0; k < part->rows; k++)
       rows[k] = k;
@@ -142,9 +145,27 @@ kd_cache_reader_manifest (const KdCacheReader *reader)
   return reader->manifest;
 }
 
-gint64 *
-kd_cache_reader_sorted (KdCacheReader *reader, gint64 **ret_ids, gint64 **ret_views)
+gboolean
+kd_cache_reader_check_sizes (KdCacheReader *reader, GError **error)
 {
+  for (guint i = 0; i < reader->manifest->parts->len; i++) {
+    const KdCachePart *part = g_ptr_array_index (reader->manifest->parts, i);
+    g_autofree gchar *path = kd_cache_part_path (reader->path, part);
+    struct stat info = { 0 };
+    if (!part->file || (stat (path, &info) == 0 && info.st_size == part->bytes && part->rows / MAX_ROWS_A_BYTE <= part->bytes))
+      continue;
+    g_set_error (error, KD_ERROR, KD_ERROR_IO, "Cannot read cache part: path=\"%s\", bytes=%" G_GINT64_FORMAT ", manifest=%" G_GINT64_FORMAT ", rows=%" G_GINT64_FORMAT ", reason=missing, cut or replaced; look at the whole with: kd cache verify", path,
+        (gint64) info.st_size, part->bytes, part->rows);
+    return FALSE;
+  }
+  return TRUE;
+}
+
+gint64 *
+kd_cache_reader_sorted (KdCacheReader *reader, gint64 **ret_ids, gint64 **ret_views, GError **error)
+{
+  if (!kd_cache_reader_check_sizes (reader, error))
+    return NULL;
   return kd_cache_index_sorted (reader->index, reader->manifest->n_rows, ret_ids, ret_views);
 }
 

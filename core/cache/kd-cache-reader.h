@@ -4,6 +4,9 @@
 
 G_BEGIN_DECLS
 
+/* Open parts at once: below the usual limit of 1024 descriptors. */
+#define KD_CACHE_MAX_OPEN 256
+
 /* A field's rows in a mapped part. */
 typedef struct {
   gint64 first_row;

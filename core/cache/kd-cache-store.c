@@ -287,6 +287,12 @@ load_packed (const gchar *path, GError **error)
     return NULL;
   }
   part = g_ptr_array_index (manifest->parts, 0);
+  if (part->rows != kd_h5_reader_n_rows (reader)) {
+    g_set_error (error, KD_ERROR, KD_ERROR_SHAPE, "Cannot read cache part: path=\"%s\", rows=%" G_GINT64_FORMAT ", manifest=%" G_GINT64_FORMAT, path,
+        kd_h5_reader_n_rows (reader), part->rows);
+    kd_cache_manifest_free (manifest);
+    return NULL;
+  }
   g_clear_pointer (&part->file, g_free);
   part->bytes = (gint64) kd_h5_reader_size (reader);
   return manifest;

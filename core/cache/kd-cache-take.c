@@ -88,11 +88,16 @@ lane_of_row (const KdCacheReader *reader, const KdCacheLane *lanes, gint64 row)
 static gint
 open_lane (KdCacheReader *reader, guint field, guint nth, KdCacheLane *lane, GError **error)
 {
-  KdCacheFile *file = kd_cache_reader_open_part (reader, nth, error);
-  const KdH5Column *column = file ? file->columns[field] : NULL;
+  KdCacheFile *file;
+  const KdH5Column *column;
 
+  /* Another part would be closed for it, maybe one whose rows wait to be copied. */
+  if (!reader->files[nth] && reader->n_open >= KD_CACHE_MAX_OPEN)
+    return 0;
+  file = kd_cache_reader_open_part (reader, nth, error);
   if (!file)
     return -1;
+  column = file->columns[field];
   if (!file->reader->map->bytes || column->storage != KD_H5_CONTIGUOUS || file->block_shift < 0)
     return 0;
   lane->file = file;
