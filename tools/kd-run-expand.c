@@ -4,6 +4,8 @@
 #include <string.h>
 
 #define KD_MAX_DEPTH 8
+#define KD_MAX_NAMES 4096 /* of one text, those in parameters' values among them: they multiply from level to level */
+#define KD_MAX_TEXT (1024 * 1024)
 
 static void
 kd_list_recipes (const gchar *dir, GPtrArray *names)
@@ -89,6 +91,7 @@ typedef struct {
   const KdRecipeStep *step;
   const gchar *key, *output;
   gint64 seed;
+  guint *n_names; /* replaced so far */
 } KdExpand;
 
 /* A path as one word of a pipeline or of a command, whatever is in it. */
@@ -180,11 +183,15 @@ kd_expand_text (const KdExpand *expand, const gchar *text, guint depth, GError *
 
     if (!end)
       return kd_expand_fail (expand, error, at + 2, "a } is missing");
+    if (++*expand->n_names > KD_MAX_NAMES)
+      return kd_expand_fail (expand, error, name, "parameters name each other more than 4096 times");
     value = kd_expand_name (expand, name, depth, error);
     if (!value)
       return NULL;
     g_string_append_len (out, text, at - text);
     g_string_append (out, value);
+    if (out->len > KD_MAX_TEXT)
+      return kd_expand_fail (expand, error, name, "what it stands for makes the text longer than 1 MiB");
     text = end + 1;
   }
   g_string_append (out, text);
@@ -195,7 +202,8 @@ gchar *
 kd_recipe_expand (const KdRecipe *recipe, const KdRecipeStep *step, const gchar *key, const gchar *text, gint64 seed, const gchar *output,
     GError **error)
 {
-  KdExpand expand = { recipe, step, key, output, seed };
+  guint n_names = 0;
+  KdExpand expand = { recipe, step, key, output, seed, &n_names };
 
   return kd_expand_text (&expand, text, 0, error);
 }

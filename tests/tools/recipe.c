@@ -46,6 +46,34 @@ START_TEST (test_order_and_expand)
 }
 END_TEST
 
+/* Values that stand for values: each level multiplies. */
+START_TEST (test_expand_has_an_end)
+{
+  GError *error = NULL;
+  g_autoptr (GString) text = g_string_new (HEAD "[param]\nlast=\nlong=");
+  g_autoptr (KdRecipe) recipe = NULL;
+
+  for (gint i = 0; i < 4096; i++)
+    g_string_append_c (text, 'x');
+  for (gint level = 0; level < 6; level++) {
+    g_string_append_printf (text, "\na%d=", level);
+    for (gint i = 0; i < 99; i++)
+      g_string_append_printf (text, level ? "${a%d}" : "${last}", level - 1);
+  }
+  g_string_append (text, "\nb=");
+  for (gint i = 0; i < 300; i++)
+    g_string_append (text, "${long}");
+  g_string_append (text, "\n[step.a]\npipeline=${a5}\n[step.b]\npipeline=${b}\n");
+  recipe = read_text (text->str, NULL, &error);
+  kd_assert_no_error (error);
+  for (guint i = 0; i < 2; i++) {
+    KdRecipeStep *step = recipe->steps->pdata[i];
+    ck_assert (!kd_recipe_expand (recipe, step, "pipeline", step->pipeline, 1, "/o", &error));
+    kd_assert_error (error, KD_ERROR_SCHEMA, i ? "unknown=${long}; what it stands for makes the text longer than 1 MiB" : "name each other more than 4096 times");
+  }
+}
+END_TEST
+
 START_TEST (test_set)
 {
   GError *error = NULL;
@@ -230,6 +258,7 @@ main (int argc, char **argv)
   gst_check_init (&argc, &argv);
   tcase_add_checked_fixture (tcase, setup, teardown);
   tcase_add_test (tcase, test_order_and_expand);
+  tcase_add_test (tcase, test_expand_has_an_end);
   tcase_add_test (tcase, test_set);
   tcase_add_test (tcase, test_bad_recipes);
   tcase_add_test (tcase, test_bad_names);

@@ -59,7 +59,9 @@ take_string (Parser *p, gchar *buffer, gsize size)
 static gboolean
 unsupported (Parser *p, const gchar *what, const gchar *value, const gchar *remedy)
 {
-  g_set_error (p->error, KD_ERROR, KD_ERROR_UNSUPPORTED, "npy array of a kind that is not read: path=\"%s\", %s=%s; %s", p->path, what, value,
+  g_autofree gchar *valid = g_utf8_make_valid (value, -1);
+
+  g_set_error (p->error, KD_ERROR, KD_ERROR_UNSUPPORTED, "npy array of a kind that is not read: path=\"%s\", %s=%s; %s", p->path, what, valid,
       remedy);
   return FALSE;
 }
