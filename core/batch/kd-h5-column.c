@@ -181,7 +181,7 @@ place_chunked (KdH5Column *column, hid_t create, hid_t space, gboolean raw, gsiz
       (!filtered && stored / bytes != n_chunks))
     return kd_h5_fail (error, KD_ERROR_IO, path, column->name, "chunks=%" G_GUINT64_FORMAT ", wanted=%" G_GUINT64_FORMAT ", reason=truncated or lying about its shape", (guint64) n_found, n_chunks);
   if (filtered && !kd_h5_pipeline_get (&column->pipeline, create, element, bytes))
-    return TRUE;
+    return kd_h5_pipeline_has_others (create) || kd_h5_fail (error, KD_ERROR_FORMAT, path, column->name, "filters=%d, reason=more than one compressor, or more than four filters: too many to check; write the file with fewer", H5Pget_nfilters (create));
   if (raw)
     locate_chunks (column, chunk, n_chunks, filtered, file_size);
   if (filtered && column->storage == KD_H5_LIBRARY) {

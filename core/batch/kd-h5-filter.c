@@ -126,6 +126,21 @@ is_compressor (gint id)
 }
 
 gboolean
+kd_h5_pipeline_has_others (hid_t create)
+{
+  gint n = H5Pget_nfilters (create);
+  gboolean others = FALSE;
+
+  for (gint i = 0; i < n; i++) {
+    unsigned flags, config;
+    size_t n_values = 0;
+    gint id = H5Pget_filter2 (create, (unsigned) i, &flags, &n_values, NULL, 0, NULL, &config);
+    others |= id != H5Z_FILTER_SHUFFLE && id != H5Z_FILTER_FLETCHER32 && !is_compressor (id);
+  }
+  return others;
+}
+
+gboolean
 kd_h5_pipeline_get (KdH5Pipeline *pipeline, hid_t create, gsize element, gsize chunk_bytes)
 {
   gint n = H5Pget_nfilters (create);

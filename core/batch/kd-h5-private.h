@@ -87,6 +87,8 @@ gboolean kd_h5_pipeline_init (KdH5Pipeline *pipeline, const gchar *filter, gsize
 gboolean kd_h5_pipeline_set (const KdH5Pipeline *pipeline, hid_t create);
 /* kd_h5_pipeline_get: out of one; FALSE when it is the library's to do. */
 gboolean kd_h5_pipeline_get (KdH5Pipeline *pipeline, hid_t create, gsize element, gsize chunk_bytes);
+/* kd_h5_pipeline_has_others: whether filters are in it that we cannot do at all. */
+gboolean kd_h5_pipeline_has_others (hid_t create);
 /* kd_h5_pipeline_unpack: @to [chunk_bytes]; FALSE for anything that is not exactly a packed chunk. @mask: bits of steps that were left out. */
 gboolean kd_h5_pipeline_unpack (const KdH5Pipeline *pipeline, guint mask, const guint8 *stored, gsize n_stored, guint8 *to);
 /* kd_h5_pipeline_pack: the packed size, at most kd_h5_pipeline_room, 0 on failure. Pipelines of kd_h5_pipeline_init only. */
