@@ -97,6 +97,7 @@ def found_batch():
     short = b"\0" + struct.pack("<H", 16) + bytes.fromhex("789caba8a800820a0006") + bytes(6)
     one("name-not-utf8", b"\0\xff\2\xff\xfe" + dataset("input", "f32", [2], f32(1, 2))[2:])
     one("short-chunk", dataset("input", "i16be", [200], short, RAW, DEFLATE, [200]))
+    one("short-chunk-of-two-compressors", dataset("input", "i16be", [200], short, RAW, DEFLATE | BLOSC, [200]))
     one("short-chunk-of-columns", dataset("input", "f32", [4, 64], short * 2, RAW, DEFLATE, [4, 32]))
     one("fletcher-of-three-bytes", dataset("input", "i16be", [64], b"\0\3\0xyz" * 2, RAW, FLETCHER, [32]))
     one("blosc-of-columns", dataset("input", "f32", [4, 64], (b"\0\x20\0" + bytes.fromhex("02010104ffffff7f00100000ffffff7f") + bytes(16)) * 2, RAW, BLOSC, [4, 32]))
