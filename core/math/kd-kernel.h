@@ -13,8 +13,13 @@
 
 /* Values above this go through the exact path: below it no difference, scaled by 1/T <= 100 and summed over a block, leaves float32. */
 #define KD_FAST_LIMIT 1e25f
-/* Floats summed in float32 lanes before the sum goes on in double. */
+/* Floats summed in float32 lanes before the sum goes on in double; where there are no lanes (sanitizers keep the compiler from vectorising),
+ * fewer, so that the sum is as near. */
+#if defined(__SANITIZE_ADDRESS__) || !defined(__OPTIMIZE__)
+#define KD_BLOCK 64
+#else
 #define KD_BLOCK 512
+#endif
 /* Elements of a call below which a parallel region costs more than it gives. */
 #define KD_PARALLEL_ELEMENTS (1 << 16)
 
@@ -102,14 +107,13 @@ kd_expf (float x)
 #define KD_LN2 0.69314718055994530942
 #define KD_LOG2E 1.44269504088896340736
 
-/* 2^y within 1.9e-7 of itself (3 ulp) for y <= 127; below -127 it is 0, NaN stays NaN. Degree 5 minimax polynomial through 1: what softmax
- * needs, at two thirds of kd_expf's work. Round to an integer that already holds the exponent's bias. */
+/* 2^y within 1.9e-7 of itself (3 ulp) for y from -126 to 127, NaN for NaN. Degree 5 minimax polynomial through 1: what softmax needs, at two
+ * thirds of kd_expf's work. Round to an integer that already holds the exponent's bias. */
 KD_BODY float
-kd_exp2f (float y)
+kd_exp2_normal (float y)
 {
   float t, n, f, p;
 
-  y = y < -127.0f ? -127.0f : y;
   t = y + (KD_ROUND_MAGIC + 127.0f);
   n = t - (KD_ROUND_MAGIC + 127.0f);
   f = y - n;
@@ -120,6 +124,13 @@ kd_exp2f (float y)
   p = p * f + 6.931470036506653e-1f;
   p = p * f + 1.0f;
   return p * kd_as_float (kd_as_bits (t) << 23);
+}
+
+/* The same for any y <= 127; below -127 it is 0. */
+KD_BODY float
+kd_exp2f (float y)
+{
+  return kd_exp2_normal (y < -127.0f ? -127.0f : y);
 }
 
 /* Binary logarithm of 1 + m within 4e-7 of itself, for m in [sqrt 1/2 - 1, sqrt 2 - 1): minimax polynomial of degree 8 without constant. */
@@ -138,14 +149,21 @@ kd_log2_polynomial (float m)
   return p * m;
 }
 
-/* Binary logarithm of normal positive x: near 1 within 4e-7 of itself, elsewhere of the exponent. NaN stays NaN. */
+/* Binary logarithm of normal positive x: near 1 within 4e-7 of itself, elsewhere of the exponent. */
 KD_BODY float
-kd_log2f (float x)
+kd_log2_normal (float x)
 {
   uint32_t bits = kd_as_bits (x) - 0x3f3504f3u; /* sqrt (1/2) */
   float e = (float) (((int32_t) bits) >> 23), m = kd_as_float ((bits & 0x007fffffu) + 0x3f3504f3u) - 1.0f;
 
-  return kd_log2_polynomial (m) + e + 0.0f * x;
+  return kd_log2_polynomial (m) + e;
+}
+
+/* The same; NaN stays NaN. */
+KD_BODY float
+kd_log2f (float x)
+{
+  return kd_log2_normal (x) + 0.0f * x;
 }
 
 /* ln (1 + x) relative to itself, for x from 0 to 0.4. */

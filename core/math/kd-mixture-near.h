@@ -1,19 +1,12 @@
-/* Internal to kd-mixture.c: a row under way, and its value as a sum of terms that are small where the distributions are near. */
+/* Internal to kd-mixture.c: a row's value as a sum of terms that are small where the distributions are near. */
 #pragma once
 #include "kd-measure.h"
-#include "kd-row.h"
+#include "kd-pair.h"
 
 /* What the loops need of a measure, in float32. */
 typedef struct {
   float c_p, a, c_q, b, drop;
 } Coefs;
-
-/* One row under way. The teacher's exponentials make place for A in the second
- * pass. */
-typedef struct {
-  KdTable s, t;
-  float k; /* powers of two a logit */
-} Row;
 
 /* KL (w || (1 - share) w + share w e^v), where e^v = other / w, as a sum of
  * terms that are small where the distributions are near: w (y - log (1 + y))
@@ -37,7 +30,7 @@ near_term (float w, float other, float v, float share)
 
 KD_BODY float
 block_near (const float *s, const float *t, int64_t n,
-    const Row *row, KdMeasureShape shape, const Coefs *c)
+    const KdPair *row, KdMeasureShape shape, const Coefs *c)
 {
   float max_s = row->s.reference, max_t = row->t.reference, k = row->k,
         log_z = (float) (log (row->s.z) - log (row->t.z));
@@ -84,7 +77,7 @@ block_entropy (const float *t, int64_t n, float max, float k,
 /* The teacher's entropy where it is small: relative to its largest logit. */
 KD_BODY double
 small_entropy (const KdDivergence *call, const void *teacher,
-    const Row *row, KdReal type)
+    const KdPair *row, KdReal type)
 {
   float buffer[KD_BLOCK] __attribute__ ((aligned (64))), max = -FLT_MAX;
   double top = 0.0, rest = 0.0, cross = 0.0;
@@ -105,7 +98,7 @@ small_entropy (const KdDivergence *call, const void *teacher,
 /* The value again, when it is small. */
 KD_BODY double
 near_pass (const KdDivergence *call, const float *student,
-    const void *teacher, const Row *row, KdReal type,
+    const void *teacher, const KdPair *row, KdReal type,
     KdMeasureShape shape, const Coefs *c, int drop)
 {
   float buffer[KD_BLOCK] __attribute__ ((aligned (64)));

@@ -88,12 +88,12 @@ kd_put_nothing (float *grad, int64_t size, KdPut put)
     memset (grad, 0, (size_t) size * sizeof *grad);
 }
 
-/* Ask for @bytes from @from on. */
+/* Ask for @bytes from @from on, into the second level: the first one's few misses in flight are what the loads themselves need. */
 KD_BODY void
 kd_prefetch (const void *from, int64_t bytes)
 {
   for (int64_t i = 0; i < bytes; i += 64)
-    __builtin_prefetch ((const char *) from + i, 0, 3);
+    __builtin_prefetch ((const char *) from + i, 0, 2);
 }
 
 static inline int64_t

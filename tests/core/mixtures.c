@@ -99,6 +99,24 @@ check (Table *t, KdDivergence *call, gdouble tolerance)
   }
 }
 
+/* A first block far below the others, in one table or both: the references rise by more than a mixture's floor. */
+GST_START_TEST (test_late_rise)
+{
+  for (gint level = 1; level <= kd_cpu_level (); level++)
+    for (gint kind = KD_DIVERGENCE_JSD; kind <= KD_DIVERGENCE_SYMMETRIC_KL; kind++)
+      for (guint which = 1; which <= 3; which++) {
+        g_auto (Table) t = { 0 };
+        table_init (&t, 4, 1500, 3);
+        for (gint64 r = 0; r < t.n; r++)
+          for (gint64 i = 0; i < 600; i++) {
+            t.s[r * t.size + i] -= which & 1 ? 300 : 0;
+            t.t[r * t.size + i] -= which & 2 ? 200 : 0;
+          }
+        check (&t, &(KdDivergence) { .kind = kind, .level = level, .temperature = 1 }, 1e-5);
+      }
+}
+GST_END_TEST
+
 static gboolean
 has_entropy (gint kind)
 {
@@ -295,6 +313,7 @@ mixtures_suite (void)
 
   suite_add_tcase (s, t);
   tcase_add_test (t, test_kinds);
+  tcase_add_test (t, test_late_rise);
   tcase_add_test (t, test_near);
   tcase_add_test (t, test_teacher_types);
   tcase_add_test (t, test_disjoint);

@@ -1,0 +1,131 @@
+/* Internal to core/math: the first pass over a row of two tables, as kd-row.h says: read once from memory, exponentials kept, sums made. */
+#pragma once
+#include "kd-divergence.h"
+#include "kd-row.h"
+
+/* Which sum is made beside the normalisers. y: a table's powers of two, e = 2^y; u = y_s - y_t. */
+typedef enum {
+  KD_CROSS_NONE,
+  KD_CROSS_FORWARD, /* - e_t u */
+  KD_CROSS_STUDENT, /* - e_t y_s: forward without the teacher's entropy */
+  KD_CROSS_REVERSE, /* e_s u; u is kept in place of e_t */
+  KD_CROSS_ENTROPY, /* - e_t y_t */
+} KdCross;
+
+/* One row under way; @k: powers of two a logit. */
+typedef struct {
+  KdTable s, t;
+  double cross;
+  float k;
+} KdPair;
+
+/* Powers of two below the reference at which the exponentials of a mixture stay: the quotient of two is finite, and nothing is lost, since no
+ * term of a mixture is larger than its probability times the logarithm of the share. */
+#define KD_LOWEST -100.0f
+
+typedef struct {
+  float z_s, z_t, cross, top_s, top_t;
+} KdPairSums;
+
+/* One block's exponentials and sums; z_s or cross is not finite where a logit is not. */
+KD_BODY KdPairSums
+kd_pair_block (const float *s, const float *t, int64_t n, const KdPair *pair, int64_t at, KdCross kind, int floored)
+{
+  float z_s = 0.0f, z_t = 0.0f, cross = 0.0f, top_s = -FLT_MAX, top_t = -FLT_MAX, ref_s = pair->s.reference, ref_t = pair->t.reference;
+  float *restrict keep_s = pair->s.e + at, *restrict keep_t = pair->t.e + at, k = pair->k;
+  float lowest = floored ? KD_LOWEST : -127.0f, infinite = 0.0f;
+
+#pragma omp simd reduction(+                                          \
+                           : z_s, z_t, cross, infinite) reduction(max \
+                                                                  : top_s, top_t)
+  for (int64_t i = 0; i < n; i++) {
+    float d_s = (s[i] - ref_s) * k, d_t = (t[i] - ref_t) * k, y_s = d_s < lowest ? lowest : d_s, y_t = d_t < lowest ? lowest : d_t;
+    float e_s = kd_exp2_normal (y_s), e_t = kd_exp2_normal (y_t), u = floored ? y_s - y_t : d_s - d_t;
+    keep_s[i] = e_s;
+    keep_t[i] = kind == KD_CROSS_REVERSE ? u : e_t;
+    z_s += e_s;
+    z_t += e_t;
+    if (floored || (kind != KD_CROSS_FORWARD && kind != KD_CROSS_REVERSE))
+      infinite += 0.0f * (d_s + d_t); /* NaN where cross does not find it */
+    if (kind != KD_CROSS_NONE)
+      cross += kind == KD_CROSS_REVERSE ? e_s * u : e_t * -(kind == KD_CROSS_FORWARD ? u : kind == KD_CROSS_STUDENT ? d_s
+                                                                                                                    : d_t);
+    top_s = d_s > top_s ? d_s : top_s;
+    top_t = d_t > top_t ? d_t : top_t;
+  }
+  return (KdPairSums) { z_s + infinite, z_t, cross, top_s, top_t };
+}
+
+/* Both references up to the block's largest values, and the sums so far with them. */
+KD_BODY void
+kd_pair_raise (KdPair *pair, const float *s, const float *t, int64_t n, KdCross kind)
+{
+  double z_s = pair->s.z, z_t = pair->t.z, step_s = kd_table_raise (&pair->s, kd_block_top (s, n), pair->k);
+  double step_t = kd_table_raise (&pair->t, kd_block_top (t, n), pair->k);
+
+  if (kind == KD_CROSS_REVERSE)
+    pair->cross = exp2 (step_s) * (pair->cross + z_s * (step_s - step_t));
+  else
+    pair->cross = exp2 (step_t) *
+        (pair->cross + z_t * ((kind == KD_CROSS_FORWARD ? step_t : 0.0) - (kind == KD_CROSS_ENTROPY ? step_t : step_s)));
+}
+
+/* From memory into the scratch. @start_s, @start_t: the first references at least. */
+KD_BODY void
+kd_pair_read (KdPair *pair, const KdDivergence *call, const float *student, const void *teacher, float start_s, float start_t, KdCross kind,
+    int floored, KdReal type)
+{
+  float buffer[KD_BLOCK] __attribute__ ((aligned (64)));
+  int64_t width = (int64_t) kd_real_size (type);
+
+  pair->s.reference = start_s;
+  pair->t.reference = start_t;
+  pair->s.z = pair->t.z = pair->cross = 0.0;
+  for (int64_t at = 0; at < call->size; at += KD_BLOCK) {
+    int64_t n = kd_block_length (call->size, at);
+    const float *s = student + at, *t = kd_load_block (teacher, type, at, n, buffer);
+    int raise = at == 0;
+    KdPairSums sums;
+
+    kd_prefetch (s + KD_AHEAD, n * 4);
+    kd_prefetch ((const char *) teacher + (at + KD_AHEAD) * width, n * width);
+    do {
+      if (raise)
+        kd_pair_raise (pair, s, t, n, kind);
+      sums = kd_pair_block (s, t, n, pair, at, kind, floored);
+      raise = !raise && (sums.top_s > KD_RISE || sums.top_t > KD_RISE);
+    } while (raise);
+    pair->s.reference_of[at / KD_BLOCK] = pair->s.reference;
+    pair->t.reference_of[at / KD_BLOCK] = pair->t.reference;
+    pair->s.z += sums.z_s;
+    pair->t.z += sums.z_t;
+    pair->cross += sums.cross;
+  }
+}
+
+/* Places for both tables in a scratch of kd_pair_floats. */
+static inline int64_t
+kd_pair_floats (int64_t size)
+{
+  return 2 * kd_table_floats (size);
+}
+
+static inline void
+kd_pair_init (KdPair *pair, float *scratch, int64_t size, double temperature)
+{
+  kd_table_init (&pair->s, scratch, size);
+  kd_table_init (&pair->t, scratch + kd_table_floats (size), size);
+  pair->k = (float) (KD_LOG2E / temperature);
+}
+
+/* Asks for a piece of the next row, @at of it, while this one's gradient is made: the first half, where the second level cache has room. */
+KD_BODY void
+kd_pair_ahead (const KdDivergence *call, int64_t index, int64_t at, int64_t n, KdPut put)
+{
+  int64_t width = (int64_t) kd_real_size (call->teacher_type);
+
+  if (put != KD_PUT_STREAM || call->size > KD_PREFETCH_SIZE || at >= call->size / 2)
+    return;
+  kd_prefetch (call->student + (index + 1) * call->size + at, n * 4);
+  kd_prefetch ((const char *) kd_row_of (call->teacher, call->teacher_type, index + 1, call->size) + at * width, n * width);
+}
