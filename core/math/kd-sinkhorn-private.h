@@ -1,6 +1,9 @@
-/* Internal to core/math: the two halves of Sinkhorn: what goes over classes (kd-sinkhorn.c) and what goes over the plan (kd-sinkhorn-plan.c). */
+/* Internal to core/math: the parts of Sinkhorn: what goes over classes, in double (kd-sinkhorn.c) or for wide rows in float32
+ * (kd-sinkhorn-wide.c), and what goes over the plan (kd-sinkhorn-plan.c). */
 #pragma once
 #include "kd-kernel.h"
+#include "kd-sinkhorn.h"
+#include <stdlib.h>
 
 /* The scalings of one problem: the matrix after n rounds is u_n K v_n. @k: [n, n] the kernel, or its logarithm with @logarithms; then @u, @v are
  * logarithms too. @u: [iterations, n], @v: [iterations + 1, n]. */
@@ -44,3 +47,29 @@ void kd_plan_rounds (const KdPlan *p, int level);
 void kd_plan_transport (const KdPlan *p, int level, double *ret);
 /* @q comes as P W and leaves as the derivative of sum P W by W, through all rounds. */
 void kd_plan_adjoint (const KdPlan *p, int level, double *q);
+
+/* Rows of a tile: by the number of points only, so that the bits do not depend on threads; and rows that share one read of y. */
+#define KD_SINKHORN_GROUP 4
+static inline int64_t
+kd_sinkhorn_tile (int64_t n)
+{
+  return n <= 64 ? KD_SINKHORN_GROUP : 16;
+}
+
+/* Rows of at least so many classes are worked on in float32: each probability is small, and what its rounding does to a cost of hundreds of them
+ * is less than to a single one. */
+#define KD_SINKHORN_WIDE 512
+
+/* The softmax points of a wide problem: @x, @y [n, size]; @lse [2n] the normalisers of both, which tell two near probabilities apart. */
+typedef struct {
+  float *x, *y;
+  double *lse;
+} KdWidePoints;
+
+/* 0 when a row has none. To be cleared either way. */
+int kd_sinkhorn_wide_init (const KdSinkhorn *call, KdWidePoints *points);
+void kd_sinkhorn_wide_clear (KdWidePoints *points);
+/* @w [n, n]: the costs. */
+void kd_sinkhorn_wide_costs (const KdSinkhorn *call, const KdWidePoints *points, double *w, int level);
+/* Adds the gradient of scale x sum wbar W. */
+void kd_sinkhorn_wide_gradient (const KdSinkhorn *call, const KdWidePoints *points, const double *wbar, int level);

@@ -1,21 +1,18 @@
 #include "kd-sinkhorn.h"
 #include "kd-sinkhorn-private.h"
 
-#include <stdlib.h>
-
 /* Kernels of a smaller epsilon are kept as logarithms: exp (-2 / 0.02) and what it is multiplied by stay normal doubles. */
 #define LOG_EPSILON 0.02
-/* Doubles of a row that are worked on at once, rows of a tile, and rows that share one read of y. */
+/* Doubles of a row that are worked on at once. */
 #define COLUMNS 256
-#define TILE 16
-#define GROUP 4
 /* Doubles of a gradient that stay in registers. */
 #define CHUNK 32
 
-/* The points of a problem. */
+/* The points of a problem; @wide: in float32 instead. */
 typedef struct {
   int64_t n, size;
   double *x, *y;
+  KdWidePoints wide;
 } Points;
 
 /* Softmax of a row of logits divided by the temperature, in place; 0 when there is none. */
@@ -57,10 +54,10 @@ cost_body (const Points *points, int64_t first, int64_t last, double *w)
   for (int64_t at = 0; at < size; at += COLUMNS) {
     int64_t m = size - at < COLUMNS ? size - at : COLUMNS;
     for (int64_t j = 0; j < n; j++)
-      for (int64_t i = first; i < last; i += GROUP) {
-        const double *y = points->y + j * size + at, *x[GROUP];
-        double s0 = 0.0, s1 = 0.0, s2 = 0.0, s3 = 0.0, s[GROUP];
-        for (int64_t g = 0; g < GROUP; g++)
+      for (int64_t i = first; i < last; i += KD_SINKHORN_GROUP) {
+        const double *y = points->y + j * size + at, *x[KD_SINKHORN_GROUP];
+        double s0 = 0.0, s1 = 0.0, s2 = 0.0, s3 = 0.0, s[KD_SINKHORN_GROUP];
+        for (int64_t g = 0; g < KD_SINKHORN_GROUP; g++)
           x[g] = points->x + (i + g < last ? i + g : i) * size + at;
 #pragma omp simd reduction(+ \
                            : s0, s1, s2, s3)
@@ -71,7 +68,7 @@ cost_body (const Points *points, int64_t first, int64_t last, double *w)
           s3 += fabs (x[3][v] - y[v]);
         }
         s[0] = s0, s[1] = s1, s[2] = s2, s[3] = s3;
-        for (int64_t g = 0; g < GROUP && i + g < last; g++)
+        for (int64_t g = 0; g < KD_SINKHORN_GROUP && i + g < last; g++)
           w[(i + g) * n + j] += s[g];
       }
   }
@@ -154,17 +151,10 @@ load_points (const KdSinkhorn *call, const Points *points, int level)
   return !bad;
 }
 
-/* Rows of a tile: by the number of points only, so that the bits do not depend on threads. */
-static int64_t
-tile_rows (int64_t n)
-{
-  return n <= 4 * TILE ? GROUP : TILE;
-}
-
 static void
 find_costs (const Points *points, double *w, int level)
 {
-  int64_t n = points->n, tile = tile_rows (n);
+  int64_t n = points->n, tile = kd_sinkhorn_tile (n);
 
 #pragma omp parallel for schedule(dynamic) if (n * n * points->size >= KD_PARALLEL_ELEMENTS)
   for (int64_t i = 0; i < n; i += tile)
@@ -175,7 +165,7 @@ find_costs (const Points *points, double *w, int level)
 static void
 add_gradient (const KdSinkhorn *call, const Points *points, const double *wbar, int level)
 {
-  int64_t n = points->n, size = points->size, tile = tile_rows (n);
+  int64_t n = points->n, size = points->size, tile = kd_sinkhorn_tile (n);
 
 #pragma omp parallel if (n * n * size >= KD_PARALLEL_ELEMENTS)
   {
@@ -205,7 +195,10 @@ solve (const KdSinkhorn *call, const Points *points, const KdPlan *p, double *q,
   int64_t cells = p->n * p->n;
   double value = 0.0;
 
-  find_costs (points, p->w, level);
+  if (points->wide.x)
+    kd_sinkhorn_wide_costs (call, &points->wide, p->w, level);
+  else
+    find_costs (points, p->w, level);
   kd_plan_rounds (p, level);
   kd_plan_transport (p, level, q);
   if (call->plan)
@@ -218,35 +211,48 @@ solve (const KdSinkhorn *call, const Points *points, const KdPlan *p, double *q,
     q[i] *= p->w[i];
   if (!call->envelope)
     kd_plan_adjoint (p, level, q);
-  add_gradient (call, points, q, level);
+  if (points->wide.x)
+    kd_sinkhorn_wide_gradient (call, &points->wide, q, level);
+  else
+    add_gradient (call, points, q, level);
   return value;
+}
+
+/* Memory for the points, then the points themselves; FALSE when a row has none. */
+static int
+points_init (const KdSinkhorn *call, Points *points, int level)
+{
+  *points = (Points) { .n = call->n, .size = call->size };
+  if (call->size >= KD_SINKHORN_WIDE && call->epsilon >= LOG_EPSILON)
+    return kd_sinkhorn_wide_init (call, &points->wide);
+  points->x = doubles_new (2 * call->n * call->size);
+  points->y = points->x + call->n * call->size;
+  return load_points (call, points, level);
 }
 
 double
 kd_sinkhorn (const KdSinkhorn *call)
 {
-  int64_t n = call->n, size = call->size, cells = n * n;
+  int64_t n = call->n, cells = n * n;
   int level = kd_kernel_level (call->level);
-  double *memory, *scalings, value = NAN;
-  Points points = { n, size };
+  double *memory, value = NAN;
+  Points points;
   KdPlan p = { .n = n, .iterations = call->iterations, .logarithms = call->epsilon < LOG_EPSILON, .epsilon = call->epsilon };
 
   if (n == 0)
     return 0.0;
-  memory = doubles_new (2 * n * size + 3 * cells);
-  scalings = doubles_new ((2 * call->iterations + 1 + 3) * n);
-  points.x = memory;
-  points.y = points.x + n * size;
-  p.w = points.y + n * size;
+  memory = doubles_new (3 * cells + (2 * call->iterations + 1 + 3) * n);
+  p.w = memory;
   p.k = p.w + cells;
-  p.u = scalings;
+  p.u = p.k + 2 * cells;
   p.v = p.u + call->iterations * n;
   p.row = p.v + (call->iterations + 1) * n;
   p.column = p.row + n;
   p.most = p.column + n;
-  if (load_points (call, &points, level))
+  if (points_init (call, &points, level))
     value = solve (call, &points, &p, p.k + cells, level);
-  free (scalings);
+  free (points.x);
+  kd_sinkhorn_wide_clear (&points.wide);
   free (memory);
   return value;
 }

@@ -30,7 +30,8 @@ typedef struct {
 
 /**
  * kd_sinkhorn: sum_ij P_ij W_ij, a sum over the n rows; 0 for n = 0, NaN when a row has NaN, +infinity or nothing finite (nothing is added
- * then). In double; below epsilon 0.02 in logarithms. About 3 n^2 size operations, twice with a gradient; memory 16 n size + 24 n^2 bytes.
+ * then). The plan in double, below epsilon 0.02 in logarithms; the points too, but rows of 512 classes and more (epsilon >= 0.02)
+ * in float32, summed in double. About 3 n^2 size operations, twice with a gradient; memory 16 n size (8 for wide rows) + 24 n^2 bytes.
  * Threads share the rows; same bits for any number of them.
  */
 KD_API double kd_sinkhorn (const KdSinkhorn *call);

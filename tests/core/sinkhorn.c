@@ -74,9 +74,9 @@ check_problem (gint64 n, gint64 size, gdouble epsilon, gint iterations, gint lev
       t[i * size + v] = p.t.t[p.row[i] * size + v];
     }
   value = solve (&p, epsilon, iterations, level, FALSE, plan);
-  kd_assert_close (value, define (n, size, s, t, 2, epsilon, iterations, want), 1e-10 * (gdouble) n);
+  kd_assert_close (value, define (n, size, s, t, 2, epsilon, iterations, want), (size >= 512 ? 1e-7 : 1e-10) * (gdouble) n);
   for (gint64 i = 0; i < n * n; i++)
-    kd_assert_close (plan[i], want[i], 1e-9);
+    kd_assert_close (plan[i], want[i], size >= 512 ? 1e-6 : 1e-9);
   for (gint64 i = 0; i < n * size; i++)
     largest = MAX (largest, fabs (p.t.grad[p.row[i / size] * size + i % size]));
   for (gint64 i = 0; i < n * size; i += 1 + n * size / 23) {
@@ -101,7 +101,31 @@ GST_START_TEST (test_definition)
     check_problem (7, 300, 0.1, 1, level);
     check_problem (19, 7, 0.5, 5, level);
     check_problem (6, 10, 0.015, 20, level); /* in logarithms */
+    check_problem (7, 612, 0.1, 20, level);  /* in float32 */
   }
+}
+GST_END_TEST
+
+/* Probabilities that differ by less than float32 shows: the order of the logits decides, and equal ones have no slope. Rows of equal logits, of
+ * which one of the student's is a little larger: all others are a little smaller than the teacher's. */
+GST_START_TEST (test_near_ties)
+{
+  for (gint level = 1; level <= kd_cpu_level (); level++)
+    for (gint equal = 0; equal <= 1; equal++) {
+      Problem p = { 0 };
+      gdouble plan[1];
+
+      problem_init (&p, 1, 700);
+      for (gint64 i = 0; i < 2 * 700; i++)
+        p.t.s[i] = p.t.t[i] = 0.0f;
+      p.t.s[p.row[0] * 700 + 5] = equal ? 0.0f : 1e-6f;
+      kd_assert_close (solve (&p, 0.1, 1, level, TRUE, plan), 0, 1e-5);
+      for (gint64 v = 0; v < 700; v++) {
+        gdouble x = 1.0 / 700, got = p.t.grad[p.row[0] * 700 + v]; /* dx = -1 but for 1 at v = 5 */
+        kd_assert_close (got, equal ? 0 : 3 / 2.0 * x * ((v == 5 ? 1 : -1) - (2 * x - 1)), 1e-8);
+      }
+      table_clear (&p.t);
+    }
 }
 GST_END_TEST
 
@@ -193,4 +217,4 @@ GST_START_TEST (test_threads)
 }
 GST_END_TEST
 
-KD_TESTS (sinkhorn, test_definition, test_logarithms, test_limits, test_infinite, test_threads)
+KD_TESTS (sinkhorn, test_definition, test_near_ties, test_logarithms, test_limits, test_infinite, test_threads)
