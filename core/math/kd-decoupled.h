@@ -3,20 +3,34 @@
 #include "kd-reduce.h"
 
 /**
- * KdDecoupled: one row's parts, in double. With y the target and T the temperature, p = softmax (student / T), q of the teacher, and p^, q^ the
- * softmax over the other classes.
- * @target: KL of (q_y, 1 - q_y) from (p_y, 1 - p_y), nats; log (1 - p_y) is a difference of two log-sum-exps, never a log of a difference
- * @others: KL of q^ from p^; 0 for two classes or fewer
- * @others_cross: cross-entropy of q^ with p^
+ * KdDecoupled: one call, over @n rows of @size logits. With y the target and T the temperature, p = softmax (student / T), q of the teacher, and
+ * p^, q^ the softmax over the other classes.
+ * @student: float32 [n, size]; @teacher: [n, size] of @teacher_type; @label: [n]
+ * @coef: [n]; a row with 0 is neither read nor written
+ * @cross_entropy: the others' part is the cross-entropy of q^ with p^ instead of the KL
+ * @scale: the gradient is that of sum coef x scale x (alpha target + beta others)
+ * @grad: float32 [n, size] to add to, or NULL; @fresh: written instead, every row
+ * @target: [n] KL of (q_y, 1 - q_y) from (p_y, 1 - p_y), nats; log (1 - p_y) is a difference of two log-sum-exps, never a log of a difference
+ * @others: [n] KL of q^ from p^, or @cross_entropy; 0 for one class. Both NaN for a row with NaN, +infinity or nothing finite beside the target
+ * @level: 0, or the highest instruction set to use
  */
 typedef struct {
-  double p_target, q_target;
-  double target, others, others_cross;
-  double student_others, teacher_others; /* log-sum-exp over the other classes */
+  int64_t n, size;
+  const float *student;
+  const void *teacher;
+  KdReal teacher_type;
+  const int64_t *label;
+  const double *coef;
+  double temperature, scale, alpha, beta;
+  int cross_entropy;
+  float *grad;
+  int fresh;
+  double *target, *others;
+  int level;
 } KdDecoupled;
 
-/** kd_decoupled_row: @student, @teacher [size] logits in double. */
-KD_API void kd_decoupled_row (int64_t size, const double *student, const double *teacher, int64_t label, double temperature, KdDecoupled *ret);
+/** kd_decoupled_rows: fill @target and @others, add to @grad. Rows in parallel, the same bits for any number of threads; as kd_divergence_rows. */
+KD_API void kd_decoupled_rows (const KdDecoupled *call);
 
 /** kd_row_to_double: row @row of a table [., @size] of @type. */
 KD_API void kd_row_to_double (const void *table, KdReal type, int64_t row, int64_t size, double *ret);

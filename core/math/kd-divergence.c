@@ -2,15 +2,6 @@
 #include "kd-narrow.h"
 #include "kd-pair.h"
 
-/* out = a e_s - b e_t, or in reverse a e_s (u + b). */
-KD_BODY void
-block_gradient (const float *restrict e_s, const float *restrict kept, int64_t n, float a, float b, KdCross kind, float *restrict out)
-{
-#pragma omp simd
-  for (int64_t i = 0; i < n; i++)
-    out[i] = kind == KD_CROSS_REVERSE ? a * e_s[i] * (kept[i] + b) : a * e_s[i] - b * kept[i];
-}
-
 /* @c: coefficient of the gradient; @value: the row's; from the scratch into the gradient, from behind. */
 KD_BODY void
 last_pass (const KdDivergence *call, int64_t index, const KdPair *row, KdCross kind, double c, double value, KdPut put)
@@ -30,56 +21,13 @@ last_pass (const KdDivergence *call, int64_t index, const KdPair *row, KdCross k
       b = c * exp2 (step_t) / row->t.z;
     }
     kd_pair_ahead (call, index, last - at, n, put);
-    block_gradient (row->s.e + at, row->t.e + at, n, (float) a, (float) b, kind, out);
+    kd_pair_gradient (row->s.e + at, row->t.e + at, n, (float) a, (float) b, kind, out);
     kd_put_block (grad + at, out, n, put);
   }
 }
 
-/* Below this a value is summed again in a form that does not cancel. */
-#define SMALL 0.0625
 /* The reverse gradient is a difference of log-ratios: beyond this value float32 leaves too few digits of it. */
 #define LARGE 64.0
-
-/* The sum of w (e^u - 1 - u), which is KL (w || w e^u) term by term: every term is small where the distributions are near, and an error of
- * the normalisers cancels to first order. u = l_q - l_p forward, l_p - l_q reverse; @a, @b: the normalisers of the exponentials. */
-KD_BODY float
-block_small (const float *s, const float *t, int64_t n, const KdPair *row, int reverse, float log_z, float a, float b)
-{
-  float max_s = row->s.reference, max_t = row->t.reference, k = row->k, sum = 0.0f;
-
-#pragma omp simd reduction(+ \
-                           : sum)
-  for (int64_t i = 0; i < n; i++) {
-    float y_s = (s[i] - max_s) * k, y_t = (t[i] - max_t) * k, q = a * kd_exp2f (y_s), p = b * kd_exp2f (y_t);
-    float w = reverse ? q : p, other = reverse ? p : q;
-    float u = (y_s - y_t) * (float) KD_LN2 - log_z;
-    u = reverse ? -u : u;
-    float series = 1.0f / 40320;
-    series = series * u + 1.0f / 5040;
-    series = series * u + 1.0f / 720;
-    series = series * u + 1.0f / 120;
-    series = series * u + 1.0f / 24;
-    series = series * u + 1.0f / 6;
-    series = series * u + 1.0f / 2;
-    sum += fabsf (u) < 0.5f ? w * u * u * series : other - w - w * u;
-  }
-  return sum;
-}
-
-/* A row's value when it is small. */
-KD_BODY double
-row_small (const KdDivergence *call, const float *student, const void *teacher, const KdPair *row, KdCross kind, KdReal type)
-{
-  float buffer[KD_BLOCK] __attribute__ ((aligned (64))), a = (float) (1.0 / row->s.z), b = (float) (1.0 / row->t.z);
-  float log_z = (float) (log (row->s.z) - log (row->t.z));
-  double value = 0.0;
-
-  for (int64_t at = 0; at < call->size; at += KD_BLOCK) {
-    int64_t n = kd_block_length (call->size, at);
-    value += block_small (student + at, kd_load_block (teacher, type, at, n, buffer), n, row, kind == KD_CROSS_REVERSE, log_z, a, b);
-  }
-  return value;
-}
 
 /* The student's part of a small cross-entropy: only relative to its largest logit are all terms small. */
 KD_BODY double
@@ -88,7 +36,7 @@ cross_small (const KdDivergence *call, const float *student, const void *teacher
   float top = kd_block_top (student, call->size);
 
   if (top > row->s.reference)
-    kd_pair_read (row, call, student, teacher, top, -FLT_MAX, KD_CROSS_STUDENT, 0, type);
+    kd_pair_read (row, call, student, teacher, top, -FLT_MAX, KD_CROSS_STUDENT, 0, type, -1);
   return KD_LN2 * row->cross / row->t.z + kd_log_sum_small (student, call->size, top, (float) (1.0 / call->temperature));
 }
 
@@ -102,7 +50,7 @@ row_kind (const KdDivergence *call, int64_t index, float *scratch, KdPut put, do
   KdPair row;
 
   kd_pair_init (&row, scratch, call->size, call->temperature);
-  kd_pair_read (&row, call, student, teacher, -FLT_MAX, -FLT_MAX, kind, 0, type);
+  kd_pair_read (&row, call, student, teacher, -FLT_MAX, -FLT_MAX, kind, 0, type, -1);
   log_s = log (row.s.z);
   log_t = kind == KD_CROSS_STUDENT ? 0.0 : log (row.t.z);
   if (kind == KD_CROSS_REVERSE)
@@ -112,10 +60,10 @@ row_kind (const KdDivergence *call, int64_t index, float *scratch, KdPut put, do
   *ret_value = NAN;
   if (!isfinite (value) || !isfinite (log_s) || !(row.t.z > 0.0 && row.t.z <= DBL_MAX) || (kind == KD_CROSS_REVERSE && value > LARGE))
     return;
-  if (value < SMALL && kind == KD_CROSS_STUDENT)
+  if (value < KD_SMALL && kind == KD_CROSS_STUDENT)
     value = cross_small (call, student, teacher, &row, type);
-  else if (value < SMALL)
-    value = row_small (call, student, teacher, &row, kind, type);
+  else if (value < KD_SMALL)
+    value = kd_pair_small (call, student, teacher, &row, kind == KD_CROSS_REVERSE, type, -1);
   if (call->grad)
     last_pass (call, index, &row, kind, call->coef[index] * call->scale / call->temperature, value, put);
   *ret_value = value;

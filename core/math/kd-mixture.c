@@ -60,9 +60,9 @@ block_variation (const KdPair *row, int64_t at, int64_t n)
 #pragma omp simd reduction(+ \
                            : sum, sum_h)
   for (int64_t i = 0; i < n; i++) {
-    float d = block.f_t * et[i] - block.f_s * es[i], h = d > 0.0f ? -0.5f : d < 0.0f ? 0.5f
-                                                                                     : 0.0f;
-    sum += fabsf (d);
+    float q = block.f_s * es[i], p = block.f_t * et[i], h = p > q ? -0.5f : p < q ? 0.5f
+                                                                                  : 0.0f;
+    sum += fabsf (p - q);
     sum_h += es[i] * h;
     et[i] = h;
   }
@@ -153,8 +153,7 @@ last_pass (const KdDivergence *call, int64_t index, const KdPair *row, KdMeasure
   }
 }
 
-/* Below this, or this much below its parts, a value is summed again in the form that does not cancel. */
-#define SMALL 0.0625
+/* So much below its parts a value is summed again in the form that does not cancel. */
 #define LOST 16.0
 
 /* The first pass; again from the rows' largest values when a block's reference was so far below that its floor is not nothing. */
@@ -163,7 +162,7 @@ read_row (const KdDivergence *call, const float *student, const void *teacher, K
 {
   float buffer[KD_BLOCK] __attribute__ ((aligned (64))), top_s = -FLT_MAX, top_t = -FLT_MAX;
 
-  kd_pair_read (row, call, student, teacher, -FLT_MAX, -FLT_MAX, cross, floored, type);
+  kd_pair_read (row, call, student, teacher, -FLT_MAX, -FLT_MAX, cross, floored, type, -1);
   if (!floored || (kd_table_step (&row->s, 0, row->k) > KD_LOWEST / 4 && kd_table_step (&row->t, 0, row->k) > KD_LOWEST / 4))
     return;
   for (int64_t at = 0; at < call->size; at += KD_BLOCK) {
@@ -172,7 +171,7 @@ read_row (const KdDivergence *call, const float *student, const void *teacher, K
     top_s = s > top_s ? s : top_s;
     top_t = t > top_t ? t : top_t;
   }
-  kd_pair_read (row, call, student, teacher, top_s, top_t, cross, floored, type);
+  kd_pair_read (row, call, student, teacher, top_s, top_t, cross, floored, type, -1);
 }
 
 /* Whole row; NaN when the row needs the exact way (nothing is written then). */
@@ -192,7 +191,7 @@ row_shape (const KdDivergence *call, const KdMeasure *measure, int64_t index, Kd
   value = value_of (row, shape, measure, sums, &lost);
   if (!isfinite (value))
     return NAN;
-  if (shape != KD_MEASURE_TVD && (value < SMALL || lost > LOST * value))
+  if (shape != KD_MEASURE_TVD && (value < KD_SMALL || lost > LOST * value))
     value = near_pass (call, student, teacher, row, type, shape, &coefs, measure->drop > 0.0);
   if (shape == KD_MEASURE_JSD)
     c_a *= measure->c_q * KD_LN2;

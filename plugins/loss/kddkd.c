@@ -22,8 +22,6 @@
  */
 #include <kd/kd.h>
 
-#include <math.h>
-
 typedef struct {
   gdouble temperature, alpha, beta, ce_weight;
   gint64 warmup_epochs;
@@ -42,7 +40,7 @@ enum { STUDENT,
   TEACHER,
   LABEL };
 static const KdFieldSpec kd_dkd_fields[] = {
-  [STUDENT] = { "student.logits", KD_FLOAT32, "* C", KD_FIELD_GRAD },
+  [STUDENT] = { "student.logits", KD_FLOAT32, "* C", KD_FIELD_GRAD | KD_FIELD_FRESH },
   [TEACHER] = { "teacher.logits", KD_FLOAT32 | KD_FLOAT16 | KD_BFLOAT16, "* C" },
   [LABEL] = { "label", KD_INT64, "*", KD_FIELD_LABEL },
   KD_FIELD_END
@@ -52,24 +50,6 @@ enum { CE,
   TCKD,
   NCKD };
 static const gchar *const kd_dkd_terms[] = { [CE] = "ce", [TCKD] = "tckd", [NCKD] = "nckd", NULL };
-
-/* One row's gradient, added with @c, its coefficient and ramp. */
-static void
-add_gradient (const KdDkdParams *p, const KdDecoupled *parts, const gdouble *student, const gdouble *teacher, gint64 size, gint64 label, gdouble c,
-    gfloat *grad)
-{
-  gdouble t = p->temperature, target = p->alpha * (parts->p_target - parts->q_target);
-
-  grad[label] += (gfloat) (c * t * target);
-  for (gint64 j = 0; j < size; j++) {
-    gdouble ps, qs;
-    if (j == label)
-      continue;
-    ps = exp (student[j] / t - parts->student_others);
-    qs = exp (teacher[j] / t - parts->teacher_others);
-    grad[j] += (gfloat) (c * t * (p->beta * (ps - qs) - target * ps));
-  }
-}
 
 static void
 add_labels (const KdCall *call, KdLossResult *ret, gdouble *value)
@@ -85,8 +65,10 @@ add_labels (const KdCall *call, KdLossResult *ret, gdouble *value)
       .coef = rows->coef,
       .scale = p->ce_weight,
       .grad = p->ce_weight > 0 ? ret->grad[STUDENT] : NULL,
+      .fresh = ret->fresh[STUDENT],
       .value = value,
   });
+  ret->fresh[STUDENT] = ret->fresh[STUDENT] && !(p->ce_weight > 0);
   ret->term[CE] = kd_rows_sum (rows->n, rows->coef, value);
 }
 
@@ -95,26 +77,29 @@ kd_dkd_evaluate (const KdCall *call, KdLossResult *ret, GError **error)
 {
   const KdDkdParams *p = call->params;
   const KdRows *rows = kd_call_rows (call);
-  gint64 size = kd_call_size (call, 'C');
   gdouble ramp = p->warmup_epochs ? MIN ((call->epoch + 1.0) / (gdouble) p->warmup_epochs, 1.0) : 1.0, t2 = p->temperature * p->temperature;
-  g_autofree gdouble *student = g_new (gdouble, size), *teacher = g_new (gdouble, size);
   g_autofree gdouble *tckd = g_new0 (gdouble, rows->n), *nckd = g_new0 (gdouble, rows->n);
 
   add_labels (call, ret, tckd);
-  for (gint64 r = 0; r < rows->n; r++) {
-    gint64 label = ((const gint64 *) call->in[LABEL]->data)[r];
-    KdDecoupled parts;
-    if (rows->coef[r] == 0)
-      continue;
-    kd_row_to_double (call->in[STUDENT]->data, KD_REAL_F32, r, size, student);
-    kd_row_to_double (call->in[TEACHER]->data, (KdReal) call->in[TEACHER]->dtype, r, size, teacher);
-    kd_decoupled_row (size, student, teacher, label, p->temperature, &parts);
-    tckd[r] = t2 * parts.target;
-    nckd[r] = t2 * parts.others;
-    add_gradient (p, &parts, student, teacher, size, label, rows->coef[r] * ramp, ret->grad[STUDENT] + r * size);
-  }
-  ret->term[TCKD] = kd_rows_sum (rows->n, rows->coef, tckd);
-  ret->term[NCKD] = kd_rows_sum (rows->n, rows->coef, nckd);
+  kd_decoupled_rows (&(KdDecoupled) {
+      .n = rows->n,
+      .size = kd_call_size (call, 'C'),
+      .student = call->in[STUDENT]->data,
+      .teacher = call->in[TEACHER]->data,
+      .teacher_type = (KdReal) call->in[TEACHER]->dtype,
+      .label = call->in[LABEL]->data,
+      .coef = rows->coef,
+      .temperature = p->temperature,
+      .scale = ramp * t2,
+      .alpha = p->alpha,
+      .beta = p->beta,
+      .grad = ret->grad[STUDENT],
+      .fresh = ret->fresh[STUDENT],
+      .target = tckd,
+      .others = nckd,
+  });
+  ret->term[TCKD] = t2 * kd_rows_sum (rows->n, rows->coef, tckd);
+  ret->term[NCKD] = t2 * kd_rows_sum (rows->n, rows->coef, nckd);
   ret->loss = p->ce_weight * ret->term[CE] + ramp * (p->alpha * ret->term[TCKD] + p->beta * ret->term[NCKD]);
   return TRUE;
 }

@@ -38,7 +38,7 @@ enum { STUDENT,
   TEACHER,
   LABEL };
 static const KdFieldSpec kd_nkd_fields[] = {
-  [STUDENT] = { "student.logits", KD_FLOAT32, "* C", KD_FIELD_GRAD },
+  [STUDENT] = { "student.logits", KD_FLOAT32, "* C", KD_FIELD_GRAD | KD_FIELD_FRESH },
   [TEACHER] = { "teacher.logits", KD_FLOAT32 | KD_FLOAT16 | KD_BFLOAT16, "* C" },
   [LABEL] = { "label", KD_INT64, "*", KD_FIELD_LABEL },
   KD_FIELD_END
@@ -49,30 +49,19 @@ enum { CE,
   NONTARGET };
 static const gchar *const kd_nkd_terms[] = { [CE] = "ce", [TARGET] = "target", [NONTARGET] = "nontarget", NULL };
 
-typedef struct {
-  gdouble ce, target, nontarget;
-} Row;
-
-static Row
-evaluate_row (const KdNkdParams *p, gint64 size, const gdouble *student, const gdouble *teacher, gint64 label, gdouble coef, gfloat *grad)
+/* t_y of each row: the teacher's belief in the target. */
+static void
+find_belief (const KdCall *call, gdouble *ret)
 {
-  KdDecoupled one, soft;
-  gdouble t = p->temperature, ce, scale;
+  const KdRows *rows = kd_call_rows (call);
+  const KdTensor *teacher = call->in[TEACHER];
+  const gint64 *label = call->in[LABEL]->data;
+  gint64 size = kd_call_size (call, 'C');
 
-  kd_decoupled_row (size, student, teacher, label, 1.0, &one);
-  kd_decoupled_row (size, student, teacher, label, t, &soft);
-  /* -log P_y = softplus (others - target): exact where P_y rounds to 1 */
-  ce = one.student_others == -INFINITY ? 0 : fmax (one.student_others - student[label], 0) + log1p (exp (-fabs (one.student_others - student[label])));
-  scale = p->ce_weight + one.q_target;
-  grad[label] += (gfloat) (coef * scale * -exp (one.student_others == -INFINITY ? -INFINITY : one.student_others - student[label] - ce));
-  for (gint64 j = 0; j < size; j++) {
-    gdouble others;
-    if (j == label)
-      continue;
-    others = exp (student[j] / t - soft.student_others) - exp (teacher[j] / t - soft.teacher_others);
-    grad[j] += (gfloat) (coef * (scale * exp (student[j] - student[label] - ce) + p->gamma * t * others));
-  }
-  return (Row) { ce, one.q_target * ce, p->gamma * t * t * soft.others_cross };
+  kd_softmax_rows (&(KdSoftmax) {
+      .n = rows->n, .size = size, .logits = teacher->data, .type = (KdReal) teacher->dtype, .coef = rows->coef, .temperature = 1.0, .lse = ret });
+  for (gint64 r = 0; r < rows->n; r++)
+    ret[r] = rows->coef[r] == 0 ? 0 : exp (kd_tensor_get_double (teacher, r * size + label[r]) - ret[r]);
 }
 
 static gboolean
@@ -80,20 +69,34 @@ kd_nkd_evaluate (const KdCall *call, KdLossResult *ret, GError **error)
 {
   const KdNkdParams *p = call->params;
   const KdRows *rows = kd_call_rows (call);
-  gint64 size = kd_call_size (call, 'C');
-  g_autofree gdouble *student = g_new (gdouble, size), *teacher = g_new (gdouble, size);
+  gint64 n = rows->n, size = kd_call_size (call, 'C');
+  g_autofree gdouble *belief = g_new0 (gdouble, n), *coef = g_new (gdouble, n), *ce = g_new0 (gdouble, n), *others = g_new0 (gdouble, n);
 
-  for (gint64 r = 0; r < rows->n; r++) {
-    Row row;
-    if (rows->coef[r] == 0)
-      continue;
-    kd_row_to_double (call->in[STUDENT]->data, KD_REAL_F32, r, size, student);
-    kd_row_to_double (call->in[TEACHER]->data, (KdReal) call->in[TEACHER]->dtype, r, size, teacher);
-    row = evaluate_row (p, size, student, teacher, ((const gint64 *) call->in[LABEL]->data)[r], rows->coef[r], ret->grad[STUDENT] + r * size);
-    ret->term[CE] += rows->coef[r] * row.ce;
-    ret->term[TARGET] += rows->coef[r] * row.target;
-    ret->term[NONTARGET] += rows->coef[r] * row.nontarget;
-  }
+  find_belief (call, belief);
+  for (gint64 r = 0; r < n; r++)
+    coef[r] = rows->coef[r] * (p->ce_weight + belief[r]);
+  kd_xent_rows (&(KdXent) { .n = n, .size = size, .logits = call->in[STUDENT]->data, .label = call->in[LABEL]->data, .coef = coef, .scale = 1.0, .grad = ret->grad[STUDENT], .fresh = ret->fresh[STUDENT], .value = ce });
+  for (gint64 r = 0; r < n; r++)
+    coef[r] = rows->coef[r] * belief[r];
+  ret->term[CE] = kd_rows_sum (n, rows->coef, ce);
+  ret->term[TARGET] = kd_rows_sum (n, coef, ce);
+  kd_decoupled_rows (&(KdDecoupled) {
+      .n = n,
+      .size = size,
+      .student = call->in[STUDENT]->data,
+      .teacher = call->in[TEACHER]->data,
+      .teacher_type = (KdReal) call->in[TEACHER]->dtype,
+      .label = call->in[LABEL]->data,
+      .coef = rows->coef,
+      .temperature = p->temperature,
+      .scale = p->gamma * p->temperature * p->temperature,
+      .beta = 1.0,
+      .cross_entropy = TRUE,
+      .grad = ret->grad[STUDENT],
+      .target = belief,
+      .others = others,
+  });
+  ret->term[NONTARGET] = p->gamma * p->temperature * p->temperature * kd_rows_sum (n, rows->coef, others);
   ret->loss = p->ce_weight * ret->term[CE] + ret->term[TARGET] + ret->term[NONTARGET];
   return TRUE;
 }
