@@ -16,7 +16,7 @@ kd_row_to_double (const void *table, KdReal type, int64_t row, int64_t size, dou
   }
 }
 
-/* Log-sum-exp of x / t over all but @skip (-1: over all); -infinity over nothing. */
+/* Log-sum-exp of x / t over all but @skip; -infinity over nothing. */
 static double
 log_sum (int64_t size, const double *x, double t, int64_t skip)
 {
@@ -68,6 +68,11 @@ exact_row (const KdDecoupled *call, int64_t index, double *scratch)
 
   kd_row_to_double (call->student, KD_REAL_F32, index, size, s);
   kd_row_to_double (call->teacher, call->teacher_type, index, size, t);
+  for (int64_t j = 0; j < size; j++)
+    if (!isfinite (s[j]) || !isfinite (t[j])) {
+      call->target[index] = call->others[index] = NAN;
+      return;
+    }
   s_others = log_sum (size, s, call->temperature, label);
   t_others = log_sum (size, t, call->temperature, label);
   if (size > 1)

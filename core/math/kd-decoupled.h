@@ -11,7 +11,7 @@
  * @scale: the gradient is that of sum coef x scale x (alpha target + beta others)
  * @grad: float32 [n, size] to add to, or NULL; @fresh: written instead, every row
  * @target: [n] KL of (q_y, 1 - q_y) from (p_y, 1 - p_y), nats; log (1 - p_y) is a difference of two log-sum-exps, never a log of a difference
- * @others: [n] KL of q^ from p^, or @cross_entropy; 0 for one class. Both NaN for a row with NaN, +infinity or nothing finite beside the target
+ * @others: [n] KL of q^ from p^, or @cross_entropy; 0 for one class. Both NaN for a row with a logit that is not finite
  * @level: 0, or the highest instruction set to use
  */
 typedef struct {

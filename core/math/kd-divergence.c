@@ -26,9 +26,6 @@ last_pass (const KdDivergence *call, int64_t index, const KdPair *row, KdCross k
   }
 }
 
-/* The reverse gradient is a difference of log-ratios: beyond this value float32 leaves too few digits of it. */
-#define LARGE 64.0
-
 /* The student's part of a small cross-entropy: only relative to its largest logit are all terms small. */
 KD_BODY double
 cross_small (const KdDivergence *call, const float *student, const void *teacher, KdPair *row, KdReal type)
@@ -58,7 +55,7 @@ row_kind (const KdDivergence *call, int64_t index, float *scratch, KdPut put, do
   else
     value = KD_LN2 * row.cross / row.t.z + log_s - log_t;
   *ret_value = NAN;
-  if (!isfinite (value) || !isfinite (log_s) || !(row.t.z > 0.0 && row.t.z <= DBL_MAX) || (kind == KD_CROSS_REVERSE && value > LARGE))
+  if (!isfinite (value) || !isfinite (log_s) || !(row.t.z > 0.0 && row.t.z <= DBL_MAX) || (kind == KD_CROSS_REVERSE && value > KD_LARGE))
     return;
   if (value < KD_SMALL && kind == KD_CROSS_STUDENT)
     value = cross_small (call, student, teacher, &row, type);

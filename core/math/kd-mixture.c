@@ -189,7 +189,7 @@ row_shape (const KdDivergence *call, const KdMeasure *measure, int64_t index, Kd
     return NAN;
   sums = second_pass (call, index, row, type, shape, &coefs, put);
   value = value_of (row, shape, measure, sums, &lost);
-  if (!isfinite (value))
+  if (!isfinite (value) || (shape == KD_MEASURE_KL && value > KD_LARGE))
     return NAN;
   if (shape != KD_MEASURE_TVD && (value < KD_SMALL || lost > LOST * value))
     value = near_pass (call, student, teacher, row, type, shape, &coefs, measure->drop > 0.0);

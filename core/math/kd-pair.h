@@ -147,6 +147,8 @@ kd_pair_ahead (const KdDivergence *call, int64_t index, int64_t at, int64_t n, K
 
 /* Below this a value is summed again in a form that does not cancel. */
 #define KD_SMALL 0.0625
+/* The reverse gradient is a difference of log-ratios: beyond this value float32 leaves too few digits of it. */
+#define KD_LARGE 64.0
 
 /* The sum of w (e^u - 1 - u), which is KL (w || w e^u) term by term: every term is small where the distributions are near, and an error of
  * the normalisers cancels to first order. u = l_q - l_p forward, l_p - l_q reverse; @a, @b: the normalisers of the exponentials. */

@@ -14,7 +14,7 @@
  * ## Units
  * nats; mean over counted rows.
  * ## Errors
- * None of its own.
+ * KD_ERROR_VALUE: a counted row whose logits are not finite.
  * ## Source
  * arXiv:2203.08679 equations 5 to 7; defaults of megvii-research/mdistiller. KL (q || p) = TCKD + (1 - q_y) NCKD.
  * ## Example

@@ -13,7 +13,7 @@
  * ## Units
  * nats; a cross-entropy: its least value is not 0. Mean over counted rows.
  * ## Errors
- * None of its own.
+ * KD_ERROR_VALUE: a counted row whose logits are not finite.
  * ## Source
  * arXiv:2303.13005 equation 9; yzd-v/cls_KD.
  * ## Example
