@@ -310,6 +310,8 @@ write_file (const gchar *path, const gchar *header, guint64 header_bytes, gsize 
   fail_unless (g_file_set_contents (path, (const gchar *) bytes->data, (gssize) bytes->len, NULL));
 }
 
+#define EIGHT "[[[[[[[["
+#define DEEP EIGHT EIGHT EIGHT EIGHT EIGHT EIGHT EIGHT EIGHT /* beside the object, one more than KD_JSON_MAX_DEPTH */
 #define W "\"fc.weight\":{\"dtype\":\"F32\",\"shape\":[2,2],\"data_offsets\":[0,16]}"
 #define M "\"norm.running_mean\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[16,24]}"
 #define B "\"fc.bias\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[24,32]}"
@@ -331,7 +333,7 @@ static const struct {
   { "{}{}", 5, 0, KD_ERROR_FORMAT, "header of 5 bytes" },
   { "[1,2,3]", 0, 0, KD_ERROR_FORMAT, "not a JSON object" },
   { "{\"fc.weight\":", 0, 0, KD_ERROR_FORMAT, "header:" },
-  { "{\"a\":[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]}", 0, 0, KD_ERROR_FORMAT, "not the JSON" },
+  { "{\"a\":" DEEP "1}", 0, 0, KD_ERROR_FORMAT, "not the JSON" },
   { "{\"\xff\xfe\":1}", 0, 0, KD_ERROR_FORMAT, "not the JSON" },
   { "{" W "," M "}", 0, 32, KD_ERROR_MISMATCH, "parameter=\"fc.bias\" is not in the file" },
   { "{" W "," M "," B ",\"more\":{}}", 0, 32, KD_ERROR_MISMATCH, "tensor=\"more\" is in the file only" },
