@@ -22,24 +22,24 @@ print_result (const gchar *output, const KdCacheCopyResult *result)
   g_print ("; parts: %s%s\n", parts->len ? parts->str : "none new", result->complete ? "" : "; not complete, as an input is not");
 }
 
-/* With --move the line that was interrupted goes on too: inputs that it has removed are in the output, which is complete. */
-static gboolean
+/* With --move the line that was interrupted goes on too: inputs that it has removed are in the output, which is complete. Returns how many are. */
+static guint
 drop_removed (gchar **words, const gchar *output)
 {
   g_autoptr (KdCacheReader) reader = kd_cache_reader_open (output, NULL);
-  guint n = 0;
+  guint n = 0, n_removed = 0;
 
   if (!reader || !kd_cache_reader_complete (reader))
-    return FALSE;
+    return 0;
   for (guint i = 0; words[i]; i++) {
     g_autofree gchar *folder = g_strconcat (words[i], ".parts", NULL);
     if (g_file_test (words[i], G_FILE_TEST_EXISTS) || g_file_test (folder, G_FILE_TEST_EXISTS))
       words[n++] = words[i];
-    else
+    else if (++n_removed)
       g_print ("%s: not there; %s is complete\n", words[i], output);
   }
   words[n] = NULL;
-  return n == 0;
+  return n_removed;
 }
 
 static int
@@ -74,6 +74,8 @@ kd_cache_merge_command (int argc, char **argv)
   if (argc < 3)
     return kd_tool_usage ("wanted an output and one or more caches, got %d words", argc - 1);
   if (move && drop_removed (argv + 2, argv[1]))
+    extend = TRUE; /* the output has what was removed beside what is left */
+  if (!argv[2])
     return KD_EXIT_DONE;
   work.options.link = link || move;
   work.options.extend = extend;
