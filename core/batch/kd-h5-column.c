@@ -156,6 +156,30 @@ locate_chunks (KdH5Column *column, const hsize_t *chunk, guint64 n_chunks, gbool
   column->chunks = g_steal_pointer (&chunks);
 }
 
+/* Whether every chunk without filters has its bytes: libhdf5 1.10 copies so many out of one that has fewer. */
+static gboolean
+chunks_have_size (const KdH5Column *column, const hsize_t *chunk, guint64 bytes)
+{
+  hsize_t at[KD_MAX_RANK] = { 0 };
+
+  for (;;) {
+    hsize_t size = 0;
+    unsigned mask = 0;
+    haddr_t address = HADDR_UNDEF;
+    guint axis = column->rank;
+    if (H5Dget_chunk_info_by_coord (column->dataset, at, &mask, &address, &size) < 0 || address == HADDR_UNDEF || size != bytes)
+      return FALSE;
+    for (;;) {
+      if (axis-- == 0)
+        return TRUE;
+      at[axis] += chunk[axis];
+      if (at[axis] < (hsize_t) column->dims[axis])
+        break;
+      at[axis] = 0;
+    }
+  }
+}
+
 static gboolean
 place_chunked (KdH5Column *column, hid_t create, hid_t space, gboolean raw, gsize element, const gchar *path,
     guint64 file_size, GError **error)
@@ -184,6 +208,8 @@ place_chunked (KdH5Column *column, hid_t create, hid_t space, gboolean raw, gsiz
     return kd_h5_pipeline_has_others (create) || kd_h5_fail (error, KD_ERROR_FORMAT, path, column->name, "filters=%d, reason=more than one compressor, or more than four filters: too many to check; write the file with fewer", H5Pget_nfilters (create));
   if (raw)
     locate_chunks (column, chunk, n_chunks, filtered, file_size);
+  if (!filtered && column->storage == KD_H5_LIBRARY && !chunks_have_size (column, chunk, bytes))
+    return kd_h5_fail (error, KD_ERROR_IO, path, column->name, "chunk=%" G_GUINT64_FORMAT " bytes, reason=a chunk has not so many; the file is damaged", bytes);
   if (filtered && column->storage == KD_H5_LIBRARY) {
     column->chunk_rows = (gint64) MIN (chunk[0], (hsize_t) column->n_rows);
     column->unpacks = g_new0 (guint8, (column->n_rows + column->chunk_rows - 1) / column->chunk_rows);

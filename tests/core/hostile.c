@@ -192,6 +192,9 @@ static const struct {
       "row=0, reason=a chunk does not unpack" },
   { "d = f.create_dataset('a', shape=(64,), dtype='>i2', chunks=(32,), fletcher32=True)\nd[:] = 1\nd.id.write_direct_chunk((32,), b'xyz')\n", TRUE, KD_ERROR_IO, "row=32, reason=a chunk does not unpack" },
   { "d = f.create_dataset('a', shape=(64,), dtype='f4', chunks=(32,), fletcher32=True)\nd[:] = 1\nd.id.write_direct_chunk((32,), b'x' * 132)\n", TRUE, KD_ERROR_IO, "row=32, chunk=1, reason=does not unpack" },
+  /* no filter at all, one chunk short and another one long, so that together they have their bytes */
+  { "d = f.create_dataset('a', shape=(64,), dtype='>f4', chunks=(32,))\nd[:] = 1\nd.id.write_direct_chunk((0,), b'x' * 40)\nd.id.write_direct_chunk((32,), b'x' * 240)\n", FALSE, KD_ERROR_IO,
+      "chunk=128 bytes, reason=a chunk has not so many" },
 };
 
 GST_START_TEST (test_hostile_filters)
@@ -213,7 +216,7 @@ GST_END_TEST;
 /* The same filters around honest numbers, by rows and by columns, in another byte order. */
 GST_START_TEST (test_honest_filters)
 {
-  static const gchar *const how[] = { "fletcher32=True", "compression='gzip', shuffle=True, fletcher32=True", "compression='gzip', fletcher32=True", "shuffle=True, fletcher32=True" };
+  static const gchar *const how[] = { "shuffle=False", "fletcher32=True", "compression='gzip', shuffle=True, fletcher32=True", "compression='gzip', fletcher32=True", "shuffle=True, fletcher32=True" };
   g_autofree gchar *script = g_strdup_printf ("x = np.arange(70).reshape(10, 7)\nf.create_dataset('rows', data=x.astype('f4'), chunks=(4, 7), %s)\n"
                                               "f.create_dataset('columns', data=x.astype('f4'), chunks=(4, 3), %s)\nf.create_dataset('big', data=x.astype('>i2'), chunks=(3, 7), %s)\n",
       how[__i__], how[__i__], how[__i__]);
@@ -261,7 +264,7 @@ hostile_suite (void)
   tcase_add_test (t, test_rows_that_no_file_holds);
   tcase_add_test (t, test_deep_json);
   tcase_add_loop_test (t, test_hostile_filters, 0, G_N_ELEMENTS (filters));
-  tcase_add_loop_test (t, test_honest_filters, 0, 4);
+  tcase_add_loop_test (t, test_honest_filters, 0, 5);
   tcase_add_test (t, test_name_that_is_no_text);
   suite_add_tcase (s, t);
   return s;
