@@ -89,7 +89,7 @@ block_both (const KdPair *row, const float *s, const float *t, int64_t at, int64
   return (Sums) { sum, sum_a };
 }
 
-/* All blocks, from behind. */
+/* All blocks, from behind; ahead of it the next row is read. */
 KD_BODY Sums
 second_pass (const KdDivergence *call, int64_t index, const KdPair *row, KdReal type, KdMeasureShape shape, const Coefs *c, KdPut put)
 {
@@ -115,7 +115,7 @@ second_pass (const KdDivergence *call, int64_t index, const KdPair *row, KdReal 
   return sums;
 }
 
-/* The row's value and, in *ret_a, the sum of A, of what both passes have found. *ret_lost: how much larger the parts of the value are. */
+/* The row's value, of what both passes have found; *ret_lost: a part of it that others take away again. */
 KD_BODY double
 value_of (const KdPair *row, KdMeasureShape shape, const KdMeasure *measure, Sums sums, double *ret_lost)
 {
@@ -134,7 +134,7 @@ value_of (const KdPair *row, KdMeasureShape shape, const KdMeasure *measure, Sum
   return value;
 }
 
-/* c (A - q sum A); ahead of it the next row is read. @c_a: c times what A is more than q h. */
+/* c (A - q sum A), @c_a being c times what A is more than q h, and @c_q = @c_a sum A. */
 KD_BODY void
 last_pass (const KdDivergence *call, int64_t index, const KdPair *row, KdMeasureShape shape, double c_a, double c_q, KdPut put)
 {
