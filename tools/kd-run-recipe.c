@@ -1,6 +1,7 @@
 /* Reading a recipe: a key file, turned into the object that schemas/recipe.schema.json describes, checked, put in order. */
 #include "kd-recipe.h"
 #include "kd-schema.h"
+#include <math.h>
 #include <kd/kd.h>
 #include <string.h>
 
@@ -112,7 +113,7 @@ kd_typed_value (const gchar *key, const gchar *text)
     return json_node_init_boolean (node, g_str_equal (text, "true"));
   if (g_str_equal (key, "minutes") && *text && !*end)
     return json_node_init_double (node, number);
-  if (g_str_equal (key, "seeds") && *text && !*end && number == (gdouble) (gint64) number)
+  if (g_str_equal (key, "seeds") && *text && !*end && fabs (number) < 0x1p53 && number == floor (number)) /* what is not whole stays a text, refused later */
     return json_node_init_int (node, (gint64) number);
   return json_node_init_string (node, text);
 }

@@ -131,19 +131,42 @@ make_layout (KdH5Reader *reader)
 }
 
 static gboolean
+refuse_name (const KdH5Reader *reader, const gchar *name, GError **error)
+{
+  return kd_h5_fail (error, KD_ERROR_FORMAT, reader->path, name,
+      "reason=not a field's name; wanted lower case letters, digits and dots, at most 120 (.bytes and .offset of a text not counted)");
+}
+
+/* A text's datasets are longer than the field. */
+static gboolean
+may_be_name (const gchar *name)
+{
+  gsize n = strlen (name), suffix = g_str_has_suffix (name, ".bytes") ? strlen (".bytes") : g_str_has_suffix (name, ".offset") ? strlen (".offset")
+                                                                                                                               : 0;
+  g_autofree gchar *field = g_strndup (name, n - suffix);
+
+  return kd_field_name_is_valid (field);
+}
+
+static gboolean
 open_columns (KdH5Reader *reader, gboolean plain, GError **error)
 {
   for (guint i = 0; i < reader->names->len; i++) {
     const gchar *name = g_ptr_array_index (reader->names, i);
     KdH5Column *column;
 
-    if (!kd_field_name_is_valid (name))
-      return kd_h5_fail (error, KD_ERROR_FORMAT, reader->path, name,
-          "reason=not a field's name; wanted lower case letters, digits and dots");
+    if (!may_be_name (name))
+      return refuse_name (reader, name, error);
     column = kd_h5_column_open (reader->group, name, reader->path, reader->map->size, plain, error);
     if (!column)
       return FALSE;
     g_ptr_array_add (reader->columns, column);
+  }
+  for (guint i = 0; i < reader->columns->len; i++) {
+    KdH5Column *column = g_ptr_array_index (reader->columns, i);
+    g_autofree gchar *text = text_field_of (reader, column);
+    if (!kd_field_name_is_valid (text ? text : column->name))
+      return refuse_name (reader, column->name, error);
   }
   return TRUE;
 }

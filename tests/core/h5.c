@@ -244,6 +244,7 @@ static const struct {
   { "f['a'] = np.zeros(3, dtype=np.longdouble)\n", KD_ERROR_FORMAT, "element type is not supported" },
   { "f['t'] = np.dtype('f4')\n", KD_ERROR_FORMAT, "dataset=\"t\", reason=not a dataset" },
   { "f['Upper Case'] = np.zeros(3)\n", KD_ERROR_FORMAT, "not a field's name" },
+  { "f['a' * 114 + '.offset'] = np.zeros(3)\n", KD_ERROR_FORMAT, "at most 120" },
   { "f['a'] = np.zeros([1] * 9)\n", KD_ERROR_FORMAT, "rank=9" },
   { "f['a'] = h5py.Empty('f4')\n", KD_ERROR_FORMAT, "an empty dataspace" },
   { "f.create_dataset('a', shape=(1 << 40, 8), dtype='f4')\n", KD_ERROR_FORMAT, "declared but never written" },

@@ -23,16 +23,16 @@ LIMITS = ["-rss_limit_mb=4096", "-timeout=25"]
 
 
 def environment(**asan):
-    options = dict(allocator_may_return_null=1, detect_leaks=0, handle_abort=1) | asan
+    options = dict(allocator_may_return_null=1, detect_leaks=0, handle_abort=1, handle_sigtrap=1) | asan
     return dict(ENVIRONMENT, ASAN_OPTIONS=":".join(f"{k}={v}" for k, v in options.items()))
 
 
 def fuzz(program, corpus, seeds, findings, log, seconds, forked):
     how = ["-fork=1", "-ignore_crashes=1", "-ignore_ooms=1", "-ignore_timeouts=1"] if forked else ["-print_final_stats=1", "-detect_leaks=0"]
     with open(log, "wb") as out:
-        subprocess.run([program, *how, *LIMITS, f"-max_total_time={int(seconds)}", f"-artifact_prefix={findings}/{program.name[5:]}-", corpus, *seeds],
-                       env=environment(), stdout=out, stderr=subprocess.STDOUT)
-    return log.read_bytes().decode(errors="replace")
+        done = subprocess.run([program, *how, *LIMITS, f"-max_total_time={int(seconds)}", f"-artifact_prefix={findings}/{program.name[5:]}-", corpus, *seeds],
+                              env=environment(), stdout=out, stderr=subprocess.STDOUT)
+    return log.read_bytes().decode(errors="replace"), done.returncode
 
 
 def executions(text):
@@ -63,7 +63,7 @@ def stack(program, path):
 def is_library(frames):
     """Whether the fault is libhdf5's: what is on top, below the sanitizer's own, is in it."""
     for frame in frames:
-        if any(word in frame for word in ("__interceptor", "__sanitizer", "__asan", "fuzzer::", "libc.so", "/libc", "libglib")):
+        if any(word in frame for word in ("__interceptor", "__sanitizer", "__asan", "fuzzer::", "libc.so", "/libc", "/sysdeps/", "libglib", "malloc (")):
             continue
         return "libhdf5" in frame or "libsz" in frame or "libaec" in frame
     return False
@@ -105,9 +105,11 @@ def main():
         seconds = options.minutes * 60 * TARGETS[name] / sum(TARGETS[n] for n in names)
         began = time.monotonic()
         seeds = [HERE / kind / name for kind in ("seeds", "found") if (HERE / kind / name).is_dir()]
-        text = fuzz(program, corpus, seeds, findings, work / f"{name}.log", seconds, name == "h5-raw")
+        text, code = fuzz(program, corpus, seeds, findings, work / f"{name}.log", seconds, name == "h5-raw")
         took = time.monotonic() - began
         ours, library = triage(program, findings, name == "h5-raw")
+        if code and not ours and name != "h5-raw":
+            ours = [f"ended with {code}: {work / name}.log"]
         leak = leaks(program, corpus) if name != "h5-raw" else None
         what = ", ".join(ours + ([f"leak:\n{leak}"] if leak else [])) or "none"
         if library:
