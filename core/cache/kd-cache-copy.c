@@ -100,10 +100,7 @@ go_on (KdCacheCopy *copy, const KdCacheManifest *like, GError **error)
     copy->manifest->encodings = kd_cache_encodings_copy (like->encodings, !copy->options->extend);
   }
   copy->result.n_before = copy->manifest->n_rows;
-  for (guint i = 0; i < copy->manifest->parts->len; i++) {
-    const KdCachePart *part = g_ptr_array_index (copy->manifest->parts, i);
-    copy->next_number = MAX (copy->next_number, (guint) g_ascii_strtoull (part->file, NULL, 10) + 1);
-  }
+  copy->next_number = kd_cache_manifest_next (copy->manifest);
   return TRUE;
 }
 

@@ -52,6 +52,19 @@ kd_cache_manifest_add (KdCacheManifest *manifest, KdCachePart *part)
   g_ptr_array_add (manifest->parts, part);
 }
 
+guint
+kd_cache_manifest_next (const KdCacheManifest *manifest)
+{
+  guint next = 0;
+
+  for (guint i = 0; i < manifest->parts->len; i++) {
+    const KdCachePart *part = g_ptr_array_index (manifest->parts, i);
+    if (part->file)
+      next = MAX (next, (guint) g_ascii_strtoull (part->file, NULL, 10) + 1);
+  }
+  return next;
+}
+
 /* Members of an object, each of the type asked for; the first that is not ends the reading. */
 typedef struct {
   JsonObject *object;

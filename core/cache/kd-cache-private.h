@@ -62,6 +62,8 @@ KdCacheManifest *kd_cache_manifest_load (const gchar *path, GError **error);
 gboolean kd_cache_manifest_save (const KdCacheManifest *manifest, const gchar *path, GError **error);
 /* kd_cache_manifest_add: (transfer full) @part. */
 void kd_cache_manifest_add (KdCacheManifest *manifest, KdCachePart *part);
+/* kd_cache_manifest_next: the number of the next part's file; a packed cache's one part has none. */
+guint kd_cache_manifest_next (const KdCacheManifest *manifest);
 void kd_cache_part_free (KdCachePart *part);
 
 /* Encodings: kd-cache-encoding.c. A stored field F of log-probabilities has F.scale beside it. */

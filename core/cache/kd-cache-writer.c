@@ -137,12 +137,10 @@ go_on (KdCacheWriter *writer, const KdCacheIdentity *identity, GError **error)
   writer->n_committed = manifest->n_rows;
   if (identity && !kd_cache_check_identity (writer->path, have, identity, error))
     return FALSE;
-  for (guint i = 0; i < manifest->parts->len; i++) {
-    const KdCachePart *part = g_ptr_array_index (manifest->parts, i);
-    writer->next_number = MAX (writer->next_number, (guint) g_ascii_strtoull (part->file, NULL, 10) + 1);
-    if (!index_part (writer, manifest, writer->path, part, error))
+  writer->next_number = kd_cache_manifest_next (manifest);
+  for (guint i = 0; i < manifest->parts->len; i++)
+    if (!index_part (writer, manifest, writer->path, g_ptr_array_index (manifest->parts, i), error))
       return FALSE;
-  }
   if (manifest->layout)
     kd_cache_writer_make_columns (writer);
   return TRUE;
