@@ -189,7 +189,8 @@ check_group (const gchar *path, hid_t file, const gchar *group, GError **error)
   return TRUE;
 }
 
-/* A file that another program is writing is refused by HDF5's file lock. */
+/* A file that another program is writing is refused by HDF5's file lock (a shared flock; the environment's HDF5_USE_FILE_LOCKING=FALSE turns it off). It is kept as
+ * long as the reader: nobody writes into what is mapped. Whoever replaces the file, as all of ours do, does not ask for it. */
 static gboolean
 open_file (KdH5Reader *reader, const gchar *group, gboolean may_map, gboolean *ret_plain, GError **error)
 {
@@ -268,7 +269,8 @@ kd_h5_reader_open_full (const gchar *path, const gchar *group, gboolean may_map,
   for (guint i = 0; i < reader->columns->len; i++)
     library |= ((KdH5Column *) g_ptr_array_index (reader->columns, i))->storage == KD_H5_LIBRARY;
   if (!library) {
-    /* Nothing needs the library any more: give back its memory and the file lock. */
+    /* Nothing needs the library any more: give back its memory. The file lock stays: the map's descriptor is a copy of the library's, and a lock is its
+     * open file's. */
     kd_hid_close (reader->group);
     kd_hid_close (reader->file);
     reader->file = reader->group = -1;

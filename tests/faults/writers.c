@@ -1,6 +1,10 @@
 /* Two at once on one cache: the second is refused and told who the first is, whatever command it is; a dead one's lock is nobody's. */
 #include "kd-fault.h"
 
+#include <errno.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+
 #define ROWS 200
 #define SLOW "kd launch --quiet 'kdh5src location=d.h5 batch-size=5 ! identity sleep-time=20000 ! kdcachesink location=o.h5 part-bytes=300 resume=true'"
 #define CAPTURE "kd launch --quiet 'kdh5src location=d.h5 ! kdcachesink location=o.h5 part-bytes=3000 resume=true'"
@@ -146,6 +150,75 @@ GST_START_TEST (test_written_meanwhile)
 }
 GST_END_TEST;
 
+/* Whether another program could write into @path now. */
+static gboolean
+is_free (const gchar *path)
+{
+  int fd = open (path, O_RDONLY | O_CLOEXEC);
+  gboolean free = fd >= 0 && flock (fd, LOCK_EX | LOCK_NB) == 0;
+
+  ck_assert (fd >= 0 && (free || errno == EWOULDBLOCK));
+  close (fd);
+  return free;
+}
+
+/* An open reader keeps other programs from writing into its file, mapped or compressed; those who replace the file work on, and the reader has what it opened. */
+GST_START_TEST (test_reader)
+{
+  static const gchar *const makes[] = { "kd launch --quiet 'kdh5src location=d.h5 ! kdh5sink location=r.h5'", "kd cache pack --force --filter=deflate c.h5 r.h5" };
+  static const gchar *const replaces[] = { "kd launch --quiet 'kdh5src location=r.h5 count=50 ! kdh5sink location=r.h5'", "kd cache pack --force a.h5 r.h5" };
+  GError *error = NULL;
+  KdH5Reader *reader;
+  struct stat before, after;
+
+  kd_expect (0, makes[__i__], "");
+  reader = kd_h5_reader_open ("r.h5", NULL, &error);
+  kd_assert_no_error (error);
+  ck_assert (!is_free ("r.h5") && is_free ("d.h5"));
+  ck_assert (g_stat ("r.h5", &before) == 0);
+  kd_expect (0, replaces[__i__], "");
+  ck_assert (g_stat ("r.h5", &after) == 0 && before.st_ino != after.st_ino);
+  ck_assert (is_free ("r.h5"));
+  for (gint64 row = 0; row < ROWS; row += ROWS - 1) {
+    g_autoptr (KdTensor) logits = kd_h5_reader_take (reader, "teacher.logits", &row, 1, &error);
+    kd_assert_no_error (error);
+    ck_assert (((gfloat *) logits->data)[1] == (gfloat) (row + 1));
+  }
+  kd_h5_reader_close (reader);
+  kd_expect (0, makes[__i__], "");
+  reader = kd_h5_reader_open ("r.h5", NULL, &error);
+  kd_assert_no_error (error);
+  kd_h5_reader_close (reader);
+  ck_assert (is_free ("r.h5"));
+}
+GST_END_TEST;
+
+/* A repair takes damaged parts away from under those who read the others. */
+GST_START_TEST (test_repair_while_read)
+{
+  GError *error = NULL;
+  KdCacheReader *reader;
+  gint64 id = 0, row;
+
+  kd_expect (0, "cp -r c.h5.parts o.h5.parts && cp c.h5 o.h5 && rm o.h5.parts/00001.h5", "");
+  reader = kd_cache_reader_open ("o.h5", &error);
+  kd_assert_no_error (error);
+  for (guint i = 0; i < 2; i++) {
+    g_autoptr (KdTensor) logits = NULL;
+    ck_assert_int_eq (kd_cache_reader_find (reader, 1, &id, NULL, &row), 0);
+    logits = kd_cache_reader_take (reader, "teacher.logits", 1, &row, &error);
+    kd_assert_no_error (error);
+    ck_assert (((gfloat *) logits->data)[3] == 3);
+    if (i == 0) {
+      ck_assert (!is_free ("o.h5.parts/00000.h5"));
+      kd_expect (0, "kd cache repair o.h5 && kd cache merge o.h5 c.h5", "were there");
+    }
+  }
+  kd_cache_reader_close (reader);
+  kd_fault_rows ("o.h5", "c.h5", FALSE, "repaired and filled while it was read");
+}
+GST_END_TEST;
+
 static Suite *
 writers_suite (void)
 {
@@ -158,6 +231,8 @@ writers_suite (void)
   tcase_add_loop_test (t, test_taken_over, 0, 2);
   tcase_add_test (t, test_race);
   tcase_add_loop_test (t, test_written_meanwhile, 0, 2);
+  tcase_add_loop_test (t, test_reader, 0, 2);
+  tcase_add_test (t, test_repair_while_read);
   suite_add_tcase (s, t);
   return s;
 }
