@@ -1,6 +1,7 @@
 /* Shared inside core/batch/kd-h5*.c and core/cache; not installed. */
 #pragma once
 #include <hdf5.h>
+#include "kd-h5-sweep.h"
 #include "kd-h5.h"
 
 G_BEGIN_DECLS
@@ -174,8 +175,6 @@ KdH5Fault *kd_h5_driver_fault (hid_t file);
 int kd_h5_frame_add (const gchar *path);
 /* kd_h5_frame_check: compare it, where there is one. KD_ERROR_FORMAT: damaged. */
 gboolean kd_h5_frame_check (const gchar *path, GError **error);
-/* kd_h5_sweep: removes what killed processes left of writing @path: temporary files whose process is gone, and that nobody has locked. */
-void kd_h5_sweep (const gchar *path);
 /* kd_h5_create: a new file under a temporary name beside @path, room for @bytes reserved. @ret_temporary (transfer full). */
 hid_t kd_h5_create (const gchar *path, guint64 bytes, gchar **ret_temporary, GError **error);
 /* kd_h5_write_error: errno of the first write that failed, 0 when all is well. */

@@ -1,4 +1,5 @@
 /* Writing parameters as a safetensors file: under a temporary name first, so that a crash leaves the old file or the new one. */
+#include "../batch/kd-h5-sweep.h"
 #include "kd-params-private.h"
 
 #include <errno.h>
@@ -6,6 +7,7 @@
 #include <glib/gstdio.h>
 #include <json-glib/json-glib.h>
 #include <stdio.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 static void
@@ -85,17 +87,29 @@ sync_folder_of (const gchar *path)
   return ok;
 }
 
+/* Several elements of one process may save under one name: the last of them wins. */
+static gchar *
+temporary_name (const gchar *path)
+{
+  g_autofree gchar *folder = g_path_get_dirname (path), *base = g_path_get_basename (path);
+
+  return g_strdup_printf ("%s/.%s.partial-%d.XXXXXX", folder, base, (int) getpid ());
+}
+
 gboolean
 kd_param_set_save (KdParamSet *set, const gchar *path, const gchar *const *metadata, GError **error)
 {
-  g_autofree gchar *temporary = g_strdup_printf ("%s.XXXXXX", path);
+  g_autofree gchar *temporary = temporary_name (path);
   g_autoptr (GString) header = make_header (set, metadata);
   gboolean ok = FALSE;
   FILE *out = NULL;
   int reason, fd;
 
   g_return_val_if_fail (set->frozen, FALSE);
+  kd_h5_sweep (path);
   fd = g_mkstemp_full (temporary, O_RDWR | O_CLOEXEC, 0666);
+  if (fd >= 0)
+    flock (fd, LOCK_EX | LOCK_NB); /* for a sweep on another machine, which does not know our processes */
   out = fd >= 0 ? fdopen (fd, "wb") : NULL;
   if (out)
     ok = write_all (out, set, header);

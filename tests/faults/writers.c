@@ -219,6 +219,35 @@ GST_START_TEST (test_repair_while_read)
 }
 GST_END_TEST;
 
+/* Weights: the next save takes away what dead writers left, not what a living one, or one on another machine (it has a lock), is writing. */
+GST_START_TEST (test_weights)
+{
+  GPid dead = start ("true");
+  g_autoptr (KdParamSet) set = kd_param_set_new (1);
+  g_autofree gchar *left = g_strdup_printf (".w.safetensors.partial-%d.abcdef", (int) dead), *locked = g_strdup_printf (".w.safetensors.partial-%d.locked", (int) dead);
+  g_autofree gchar *living = g_strdup_printf (".w.safetensors.partial-%d.abcdef", (int) getppid ()), *other = g_strdup_printf (".x.safetensors.partial-%d.abcdef", (int) dead);
+  const gchar *names[] = { left, locked, living, other };
+  GError *error = NULL;
+  int lock;
+
+  ck_assert_int_eq (end (dead), 0);
+  for (guint i = 0; i < G_N_ELEMENTS (names); i++)
+    ck_assert (g_file_set_contents (names[i], "half", -1, NULL));
+  lock = open (locked, O_RDONLY | O_CLOEXEC);
+  ck_assert (flock (lock, LOCK_EX) == 0);
+  kd_param_set_add (set, "b", 1, (const gint64[]) { 2 }, KD_INIT_ZEROS, TRUE, NULL);
+  kd_param_set_freeze (set);
+  ck_assert (kd_param_set_save (set, "w.safetensors", NULL, &error));
+  kd_assert_no_error (error);
+  ck_assert (!g_file_test (left, G_FILE_TEST_EXISTS));
+  for (guint i = 1; i < G_N_ELEMENTS (names); i++)
+    ck_assert_msg (g_file_test (names[i], G_FILE_TEST_EXISTS), "%s was removed", names[i]);
+  close (lock);
+  ck_assert (kd_param_set_save (set, "w.safetensors", NULL, &error) && !g_file_test (locked, G_FILE_TEST_EXISTS));
+  ck_assert (kd_param_set_load (set, "w.safetensors", &error));
+}
+GST_END_TEST;
+
 static Suite *
 writers_suite (void)
 {
@@ -233,6 +262,7 @@ writers_suite (void)
   tcase_add_loop_test (t, test_written_meanwhile, 0, 2);
   tcase_add_loop_test (t, test_reader, 0, 2);
   tcase_add_test (t, test_repair_while_read);
+  tcase_add_test (t, test_weights);
   suite_add_tcase (s, t);
   return s;
 }

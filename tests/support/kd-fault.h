@@ -159,7 +159,7 @@ kd_fault_partials (const gchar *folder)
 
   while (dir && (name = g_dir_read_name (dir))) {
     g_autofree gchar *path = g_build_filename (folder, name, NULL), *below = NULL;
-    if (strstr (name, ".partial-") || strstr (name, ".safetensors.") || strstr (name, "lost.txt."))
+    if (strstr (name, ".partial-") || strstr (name, "lost.txt."))
       g_string_append_printf (found, "%s ", path);
     if (g_file_test (path, G_FILE_TEST_IS_DIR))
       g_string_append (found, below = kd_fault_partials (path));
