@@ -11,65 +11,51 @@
  * released vector costs; a run of n tokens costs up to n epsilon.
  *
  * ## Fields
- *  - student.logits: float32 [* V], differentiable; teacher.logits: float32, float16 or bfloat16 [* V]
- *  - token.privacy: float32 [*] in [0, 1], of the token that the row predicts
+ *  - student.logits: float32 [* V], differentiable
+ *  - a teacher: teacher.logits: float32, float16 or bfloat16 [* V], with token.privacy: float32 [*] in [0, 1], of the token that the row predicts;
+ *    or q~ and tau as kdswingcache has released them: teacher.probs: float32, float16 or bfloat16 [* V], with teacher.temperature: float32 [*]
  *  - rng.noise: float32 [* V], optional: the draws, instead of the element's own
  *  - mask, token.weight, sample.weight: as for every loss
  * Writes token.temperature float32 [*]: tau; 0 on rows that do not count and have no privacy.
  * ## Units
  * nats; token-mean over the counted rows by default.
  * ## Errors
- * token.privacy outside [0, 1] or NaN, a draw in rng.noise that is not finite (KD_ERROR_VALUE), tau-max below tau-min (KD_ERROR_RANGE).
+ * token.privacy outside [0, 1] or NaN, a draw in rng.noise that is not finite, a released row that is no distribution (sum within 0.01 of 1) or has no
+ * temperature (KD_ERROR_VALUE); no teacher, two, or one without its privacy or temperature (KD_ERROR_FIELD); tau-max below tau-min (KD_ERROR_RANGE).
  * ## Source
  * arXiv:2212.08349 (per-token temperature, noise on soft targets); the map from privacy to temperature, the noise law and all defaults are this project's.
  * ## Example
  * |[ kd launch 'kdh5src location=tokens.h5 ! kdswing epsilon=20 ! kdh5sink location=out.h5' ]|
  */
-#include <kd/kd.h>
+#include "kdswing-target.h"
 
 #include <math.h>
 
-enum { NOISE_NONE,
-  NOISE_LAPLACE,
-  NOISE_GAUSSIAN };
-enum { SCOPE_PRIVATE,
-  SCOPE_GRADED,
-  SCOPE_ALL };
 enum { SCALING_NONE,
   SCALING_TAU,
   SCALING_TAU2 };
+#define SUM_TOLERANCE 0.01 /* what a distribution stored as bfloat16 may miss */
 
-typedef struct {
-  gdouble tau_min, tau_max, epsilon, sensitivity, threshold;
-  gint noise, noise_scope, scaling;
-  guint64 seed;
-} KdSwingParams;
-
-static const KdEnumValue noises[] = { { NOISE_NONE, "none", "No noise" }, { NOISE_LAPLACE, "laplace", "Laplace (0, 1)" }, { NOISE_GAUSSIAN, "gaussian", "Normal (0, 1)" }, { 0, NULL, NULL } };
-static const KdEnumValue scopes[] = { { SCOPE_PRIVATE, "private", "Rows whose privacy reaches the threshold" }, { SCOPE_GRADED, "graded", "All rows, in proportion to their privacy" }, { SCOPE_ALL, "all", "All rows alike" }, { 0, NULL, NULL } };
 static const KdEnumValue scalings[] = { { SCALING_NONE, "none", "1" }, { SCALING_TAU, "tau", "The row's temperature" }, { SCALING_TAU2, "tau2", "Its square: no protection" }, { 0, NULL, NULL } };
 
 static const KdParam kd_swing_params[] = {
-  KD_PARAM_DOUBLE (KdSwingParams, tau_min, 0.01, 1000.0, 2.0, "Temperature of public tokens"),
-  KD_PARAM_DOUBLE (KdSwingParams, tau_max, 0.01, 1000.0, 20.0, "Temperature of private tokens"),
-  KD_PARAM_ENUM (KdSwingParams, noise, noises, NOISE_LAPLACE, "Noise on the targets"),
-  KD_PARAM_DOUBLE (KdSwingParams, epsilon, 1e-9, 1e9, 10.0, "Privacy budget of one released target"),
-  KD_PARAM_DOUBLE (KdSwingParams, sensitivity, 1e-9, 1e9, 2.0, "Largest L1 distance of two targets"),
-  KD_PARAM_ENUM (KdSwingParams, noise_scope, scopes, SCOPE_PRIVATE, "Which rows get noise"),
-  KD_PARAM_DOUBLE (KdSwingParams, threshold, 0.0, 1.0, 0.5, "noise-scope=private: privacy from which a row counts as private"),
+  KD_SWING_PARAMS,
   KD_PARAM_ENUM (KdSwingParams, scaling, scalings, SCALING_NONE, "Factor of a row's loss"),
-  KD_PARAM_UINT64 (KdSwingParams, seed, 42, "Key of the noise"),
   KD_PARAM_END
 };
 
 enum { STUDENT,
   TEACHER,
   PRIVACY,
+  PROBS,
+  TEMPERATURE,
   DRAWS };
 static const KdFieldSpec kd_swing_fields[] = {
   [STUDENT] = { "student.logits", KD_FLOAT32, "* V", KD_FIELD_GRAD },
-  [TEACHER] = { "teacher.logits", KD_FLOAT32 | KD_FLOAT16 | KD_BFLOAT16, "* V" },
-  [PRIVACY] = { "token.privacy", KD_FLOAT32, "*" },
+  [TEACHER] = { "teacher.logits", KD_FLOAT32 | KD_FLOAT16 | KD_BFLOAT16, "* V", KD_FIELD_OPTIONAL | KD_FIELD_ONE_OF },
+  [PRIVACY] = { "token.privacy", KD_FLOAT32, "*", KD_FIELD_OPTIONAL },
+  [PROBS] = { "teacher.probs", KD_FLOAT32 | KD_FLOAT16 | KD_BFLOAT16, "* V", KD_FIELD_OPTIONAL | KD_FIELD_ONE_OF },
+  [TEMPERATURE] = { "teacher.temperature", KD_FLOAT32, "*", KD_FIELD_OPTIONAL },
   [DRAWS] = { "rng.noise", KD_FLOAT32, "* V", KD_FIELD_OPTIONAL },
   KD_FIELD_END
 };
@@ -79,133 +65,94 @@ static const KdFieldSpec kd_swing_outputs[] = {
 };
 
 static gboolean
-kd_swing_check (gconstpointer params, GError **error)
+kd_swing_check_params (gconstpointer params, GError **error)
 {
-  const KdSwingParams *p = params;
+  return kd_swing_check (params, "kdswing", error);
+}
 
-  if (p->tau_max >= p->tau_min)
+static gboolean
+check_teacher (const KdCall *call, GError **error)
+{
+  gboolean live = call->in[TEACHER] != NULL, released = call->in[PROBS] != NULL;
+
+  if (live == released) {
+    g_set_error (error, KD_ERROR, KD_ERROR_FIELD, "%s: element=kdswing, fields=teacher.logits and teacher.probs, wanted=one of them", live ? "Two teachers" : "No teacher");
+    return FALSE;
+  }
+  if (call->in[live ? PRIVACY : TEMPERATURE])
     return TRUE;
-  g_set_error (error, KD_ERROR, KD_ERROR_RANGE, "Properties do not go together: element=kdswing, tau-min=%g, tau-max=%g; the first must not be larger", p->tau_min, p->tau_max);
+  g_set_error (error, KD_ERROR, KD_ERROR_FIELD, "Field missing: element=kdswing, field=%s, goes with %s; put %s", live ? "token.privacy" : "teacher.temperature", live ? "teacher.logits" : "teacher.probs",
+      live ? "kdprivacyscore before it" : "it into the cache beside teacher.probs, as kdswingcache writes it");
   return FALSE;
 }
 
-static gdouble
-draw (const KdSwingParams *p, KdRandom *random)
-{
-  gdouble u;
-
-  if (p->noise == NOISE_GAUSSIAN)
-    return kd_random_normal (random);
-  u = kd_random_uniform (random) - 0.5;
-  return u < 0 ? log1p (2 * u) : -log1p (-2 * u);
-}
-
-/* A stream for each row, so that what a row gets depends on its sample, view, epoch and place in the sample alone. */
-static void
-row_random (const KdCall *call, gint64 row, gint64 per_sample, KdRandom *ret)
-{
-  const KdSwingParams *p = call->params;
-  gint64 n = row / per_sample;
-  gint64 id = call->sample_id && call->sample_id[n] >= 0 ? call->sample_id[n] : (gint64) (call->index << 24 ^ (guint64) n);
-
-  kd_random_init (ret, p->seed + (guint64) (row % per_sample), call->purpose, call->epoch, (guint64) id);
-}
-
-/* q becomes q~. */
+/* A row that kdswingcache has made. */
 static gboolean
-perturb (const KdCall *call, gint64 row, gint64 per_sample, gdouble amplitude, gint64 size, gdouble *q, GError **error)
+read_released (const KdCall *call, gint64 row, gint64 size, gdouble *q, gdouble *ret_tau, GError **error)
 {
-  const KdSwingParams *p = call->params;
-  const gfloat *draws = call->in[DRAWS] ? (const gfloat *) call->in[DRAWS]->data + row * size : NULL;
-  KdRandom random;
   gdouble sum = 0;
+  gboolean negative = FALSE;
 
-  if (p->noise == NOISE_NONE || amplitude == 0)
-    return TRUE;
-  row_random (call, row, per_sample, &random);
+  *ret_tau = ((const gfloat *) call->in[TEMPERATURE]->data)[row];
+  kd_row_to_double (call->in[PROBS]->data, (KdReal) call->in[PROBS]->dtype, row, size, q);
   for (gint64 j = 0; j < size; j++) {
-    gdouble noise = draws ? draws[j] : draw (p, &random);
-    if (!isfinite (noise)) {
-      g_set_error (error, KD_ERROR, KD_ERROR_VALUE, "Value not finite: element=kdswing, field=rng.noise, row=%" G_GINT64_FORMAT ", column=%" G_GINT64_FORMAT ", value=%g, wanted=draws of Laplace (0, 1) or Normal (0, 1)", row, j, noise);
-      return FALSE;
-    }
-    q[j] = fmax (q[j] + amplitude * noise, 0);
+    negative = negative || !(q[j] >= 0);
     sum += q[j];
   }
-  for (gint64 j = 0; j < size; j++)
-    q[j] = sum > 0 ? q[j] / sum : 1 / (gdouble) size;
-  return TRUE;
-}
-
-/* In place: log softmax (x / t). */
-static void
-log_softmax (gint64 size, gdouble *x, gdouble t)
-{
-  gdouble max = -INFINITY, sum = 0;
-
-  for (gint64 j = 0; j < size; j++)
-    max = fmax (max, x[j]);
-  for (gint64 j = 0; j < size; j++)
-    sum += exp ((x[j] - max) / t);
-  for (gint64 j = 0; j < size; j++)
-    x[j] = (x[j] - max) / t - log (sum);
-}
-
-typedef struct {
-  gdouble tau, amplitude, factor;
-} Row;
-
-static gboolean
-measure_row (const KdCall *call, gint64 row, Row *ret, GError **error)
-{
-  const KdSwingParams *p = call->params;
-  gdouble privacy = ((const gfloat *) call->in[PRIVACY]->data)[row], scope;
-
-  if (!(privacy >= 0 && privacy <= 1)) {
-    g_set_error (error, KD_ERROR, KD_ERROR_VALUE, "Not a privacy: element=kdswing, field=token.privacy, row=%" G_GINT64_FORMAT ", value=%g, wanted=0 to 1", row, privacy);
+  if (!(*ret_tau > 0 && isfinite (*ret_tau))) {
+    g_set_error (error, KD_ERROR, KD_ERROR_VALUE, "Not a temperature: element=kdswing, field=teacher.temperature, row=%" G_GINT64_FORMAT ", value=%g, wanted=above 0; kdswingcache gives 0 to rows that its mask hides", row, *ret_tau);
     return FALSE;
   }
-  scope = p->noise_scope == SCOPE_ALL ? 1 : p->noise_scope == SCOPE_GRADED ? privacy
-                                                                           : privacy >= p->threshold;
-  ret->tau = p->tau_min + (p->tau_max - p->tau_min) * privacy;
-  ret->amplitude = scope * p->sensitivity / p->epsilon;
-  ret->factor = p->scaling == SCALING_NONE ? 1 : p->scaling == SCALING_TAU ? ret->tau
-                                                                           : ret->tau * ret->tau;
+  if (negative || !(fabs (sum - 1) <= SUM_TOLERANCE)) {
+    g_set_error (error, KD_ERROR, KD_ERROR_VALUE, "Not a distribution: element=kdswing, field=teacher.probs, row=%" G_GINT64_FORMAT ", sum=%g, wanted=numbers from 0 that sum to 1, as kdswingcache writes them", row, sum);
+    return FALSE;
+  }
+  for (gint64 j = 0; j < size; j++)
+    q[j] /= sum;
   return TRUE;
+}
+
+/* KL (q~ || softmax (student / tau)), its gradient times @step added. */
+static gdouble
+row_kl (const KdCall *call, gint64 row, gint64 size, const gdouble *q, gdouble tau, gdouble step, gdouble *log_p, gfloat *grad)
+{
+  gdouble kl = 0;
+
+  kd_row_to_double (call->in[STUDENT]->data, KD_REAL_F32, row, size, log_p);
+  kd_swing_log_softmax (size, log_p, tau);
+  for (gint64 j = 0; j < size; j++) {
+    kl += q[j] == 0 ? 0 : q[j] * (log (q[j]) - log_p[j]); /* NaN goes on to the loss */
+    grad[j] += (gfloat) (step * (exp (log_p[j]) - q[j]));
+  }
+  return kl;
 }
 
 static gboolean
 kd_swing_evaluate (const KdCall *call, KdLossResult *ret, GError **error)
 {
+  const KdSwingParams *p = call->params;
   const KdRows *rows = kd_call_rows (call);
-  gint64 size = kd_call_size (call, 'V'), per_sample = call->n_samples ? rows->n / call->n_samples : 1;
+  gint64 size = kd_call_size (call, 'V');
+  KdSwingTeacher from = { "kdswing", call->in[TEACHER], call->in[PRIVACY], call->in[DRAWS], rows->n, size };
   g_autofree gdouble *q = g_new (gdouble, size), *log_p = g_new (gdouble, size);
 
+  if (!check_teacher (call, error))
+    return FALSE;
   for (gint64 r = 0; r < rows->n; r++) {
-    gfloat *grad = ret->grad[STUDENT] + r * size;
-    gdouble coef = rows->coef[r], kl = 0;
-    Row row;
-    if (!measure_row (call, r, &row, coef != 0 ? error : NULL)) {
-      if (coef != 0)
-        return FALSE;
+    gdouble coef = rows->coef[r], tau = 0, amplitude = 0, factor;
+    if (coef == 0) {
+      if (from.teacher)
+        kd_swing_temperature (call, &from, r, &tau, &amplitude, NULL);
+      ((gfloat *) ret->out[0]->data)[r] = (gfloat) tau;
       continue;
     }
-    ((gfloat *) ret->out[0]->data)[r] = (gfloat) row.tau;
-    if (coef == 0)
-      continue;
-    kd_row_to_double (call->in[TEACHER]->data, (KdReal) call->in[TEACHER]->dtype, r, size, q);
-    kd_row_to_double (call->in[STUDENT]->data, KD_REAL_F32, r, size, log_p);
-    log_softmax (size, q, row.tau);
-    log_softmax (size, log_p, row.tau);
-    for (gint64 j = 0; j < size; j++)
-      q[j] = exp (q[j]);
-    if (!perturb (call, r, per_sample, row.amplitude, size, q, error))
+    if (from.teacher ? !kd_swing_temperature (call, &from, r, &tau, &amplitude, error) || !kd_swing_target (call, &from, r, tau, amplitude, q, error)
+                     : !read_released (call, r, size, q, &tau, error))
       return FALSE;
-    for (gint64 j = 0; j < size; j++) {
-      kl += q[j] == 0 ? 0 : q[j] * (log (q[j]) - log_p[j]); /* NaN goes on to the loss */
-      grad[j] += (gfloat) (coef * row.factor / row.tau * (exp (log_p[j]) - q[j]));
-    }
-    ret->loss += coef * row.factor * kl;
+    ((gfloat *) ret->out[0]->data)[r] = (gfloat) tau;
+    factor = coef * (p->scaling == SCALING_NONE ? 1 : p->scaling == SCALING_TAU ? tau
+                                                                                : tau * tau);
+    ret->loss += factor * row_kl (call, r, size, q, tau, factor / tau, log_p, ret->grad[STUDENT] + r * size);
   }
   return TRUE;
 }
@@ -220,7 +167,7 @@ static const KdLossDesc kd_swing = {
   .fields = kd_swing_fields,
   .params = kd_swing_params,
   .params_size = sizeof (KdSwingParams),
-  .check = kd_swing_check,
+  .check = kd_swing_check_params,
   .outputs = kd_swing_outputs,
   .evaluate = kd_swing_evaluate,
 };

@@ -169,7 +169,7 @@ field_value (const KdFieldSpec *spec, const gchar *name, KdDtype dtype, gint64 i
     return (gdouble) kd_random_below (&shape->random, dtype == KD_BOOL ? 2 : (guint64) MIN (shape->n, 2));
   if (g_str_has_suffix (name, ".temperature"))
     return 0.5 + 2 * kd_random_uniform (&shape->random);
-  if (g_str_has_suffix (name, "weight") || g_str_has_suffix (name, ".weights") || g_str_has_suffix (name, "lambda") || g_str_has_suffix (name, ".soft") || g_str_has_suffix (name, "class_mean"))
+  if (g_str_has_suffix (name, "weight") || g_str_has_suffix (name, ".weights") || g_str_has_suffix (name, "lambda") || g_str_has_suffix (name, ".soft") || g_str_has_suffix (name, ".probs") || g_str_has_suffix (name, "class_mean"))
     return 0.05 + kd_random_uniform (&shape->random);
   if (g_str_has_suffix (name, "attention") || g_str_has_suffix (name, "privacy"))
     return kd_random_uniform (&shape->random);
@@ -231,7 +231,7 @@ put_generated (Leaf *leaf, const KdFieldSpec *spec, const gchar *name, Shape *sh
     ids_fill (value, n, row, shape);
   if (g_str_has_suffix (name, ".logprobs"))
     logprobs_fill (value, n, row);
-  if (g_str_has_suffix (name, ".soft") || g_str_has_suffix (name, ".weights") || g_str_has_suffix (name, "class_mean")) /* rows are distributions */
+  if (g_str_has_suffix (name, ".soft") || g_str_has_suffix (name, ".probs") || g_str_has_suffix (name, ".weights") || g_str_has_suffix (name, "class_mean")) /* rows are distributions */
     for (gint64 r = 0; r < n; r += row) {
       gdouble sum = 0;
       for (gint64 i = r; i < r + row; i++)

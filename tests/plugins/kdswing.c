@@ -54,6 +54,36 @@ GST_START_TEST (test_noise)
 }
 GST_END_TEST
 
+/* What kdswingcache has released takes the teacher's place: q~ = (1, 0) at tau = 4, as stored with a rounded sum. */
+GST_START_TEST (test_released)
+{
+  g_auto (Leaf) leaf = { 0 };
+
+  leaf_open (&leaf, "kdswing", "", 1);
+  leaf_put (&leaf, "student.logits", KD_FLOAT32, 1, 2, 0, 0);
+  leaf_put (&leaf, "teacher.probs", KD_FLOAT16, 1, 2, 0.9995, 0);
+  leaf_refuses (&leaf, KD_ERROR_FIELD, "field=teacher.temperature, goes with teacher.probs");
+  leaf_put (&leaf, "teacher.temperature", KD_FLOAT32, 1, 0, 4);
+  leaf_run_ok (&leaf);
+  leaf_expect (&leaf, "loss", 0, log (2));
+  leaf_expect (&leaf, "grad.student.logits", 0, (0.5 - 1) / 4);
+  leaf_expect (&leaf, "token.temperature", 0, 4);
+  leaf_put (&leaf, "teacher.probs", KD_FLOAT32, 1, 2, 0.6, 0.2);
+  leaf_refuses (&leaf, KD_ERROR_VALUE, "Not a distribution: element=kdswing, field=teacher.probs, row=0, sum=0.8");
+  leaf_put (&leaf, "teacher.probs", KD_FLOAT32, 1, 2, 1.5, -0.5);
+  leaf_refuses (&leaf, KD_ERROR_VALUE, "Not a distribution");
+  leaf_put (&leaf, "teacher.probs", KD_FLOAT32, 1, 2, 0.5, 0.5);
+  leaf_put (&leaf, "teacher.temperature", KD_FLOAT32, 1, 0, 0);
+  leaf_refuses (&leaf, KD_ERROR_VALUE, "Not a temperature: element=kdswing, field=teacher.temperature, row=0, value=0");
+  leaf_put (&leaf, "teacher.temperature", KD_FLOAT32, 1, 0, 4);
+  leaf_put (&leaf, "teacher.logits", KD_FLOAT32, 1, 2, 0, 0);
+  leaf_refuses (&leaf, KD_ERROR_FIELD, "Two teachers");
+  kd_batch_remove (leaf.batch, "teacher.logits");
+  kd_batch_remove (leaf.batch, "teacher.probs");
+  leaf_refuses (&leaf, KD_ERROR_FIELD, "No teacher");
+}
+GST_END_TEST
+
 GST_START_TEST (test_refusals)
 {
   g_auto (Leaf) leaf = { 0 };
@@ -77,4 +107,4 @@ GST_START_TEST (test_refusals)
 }
 GST_END_TEST
 
-KD_TESTS (kdswing, test_temperature, test_noise, test_refusals)
+KD_TESTS (kdswing, test_temperature, test_noise, test_released, test_refusals)

@@ -257,7 +257,36 @@ def all_lengate():
     lengate("lengate_no_probe_tokens", [1, 4], 0.5, [(0, none, 0), (1, none, wide()), (2, m(), 0), (0, m(), 0)])
 
 
+def swing_cache(name, f, tau_min=2.0, tau_max=20.0, noise="laplace", epsilon=10.0, sensitivity=2.0, scope="private", threshold=0.5):
+    pi, live = f["token.privacy"].astype(np.float64), f.get("mask", np.ones(f["token.privacy"].shape)) != 0
+    tau = tau_min + (tau_max - tau_min) * pi
+    q = torch.softmax(t(f["teacher.logits"]) / t(tau)[..., None], -1).numpy()
+    s = {"all": np.ones_like(pi), "private": (pi >= threshold).astype(float), "graded": pi}[scope]
+    if noise != "none":
+        shifted = np.maximum(q + (sensitivity / epsilon * s)[..., None] * f["rng.noise"], 0)
+        total_q = shifted.sum(-1, keepdims=True)
+        q = np.where(total_q > 0, shifted / np.where(total_q > 0, total_q, 1), 1 / q.shape[-1])
+    props = {"tau-min": tau_min, "tau-max": tau_max, "noise": noise, "epsilon": epsilon, "sensitivity": sensitivity, "noise-scope": scope, "threshold": threshold}
+    write("swing", name, "kdswingcache", props, f, {"teacher.probs": np.where(live[..., None], q, 0.0), "teacher.temperature": np.where(live, tau, 0.0)})
+
+
+def all_swing_cache():
+    d = Draw("swingcache")
+
+    def fields(*shape, v=9):
+        return {"teacher.logits": d.logits(*shape, v, scale=3.0), "token.privacy": d.r.random(shape).astype(np.float32), "rng.noise": d.r.laplace(size=(*shape, v)).astype(np.float32)}
+
+    for scope in ("private", "graded", "all"):
+        swing_cache("cache_laplace_" + scope, fields(2, 5), scope=scope, epsilon=25.0)
+    swing_cache("cache_gaussian", {**fields(3, 4), "mask": d.mask(3, 4)}, noise="gaussian", scope="graded", tau_max=50.0)
+    swing_cache("cache_none", fields(4), noise="none", tau_min=1.0, tau_max=1.0)
+    gone = fields(2, 3, v=4)
+    gone["rng.noise"] = -np.abs(gone["rng.noise"]) - 9
+    swing_cache("cache_noised_away", gone, scope="all")
+
+
 def main():
+    all_swing_cache()
     all_taid()
     all_adakd()
     all_klmix()
