@@ -59,7 +59,7 @@ kd_tgeo_open (const KdTgeoParams *p, KdTgeoState *state, GError **error)
     return FALSE;
   state->input = kd_h5_reader_read (reader, "input", p->validation_first, n, error);
   state->label = state->input ? kd_h5_reader_read (reader, "label", p->validation_first, n, error) : NULL;
-  return state->label != NULL;
+  return state->label && kd_tgeo_disjoint_open (p, state, reader, error);
 }
 
 /* The held-out rows come in batches, one after the other, by the batch's place in the run: a resumed run goes on with the right one. */

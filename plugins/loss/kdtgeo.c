@@ -29,7 +29,7 @@
  * nats; token-mean over the counted rows by default.
  * ## Errors
  * No table with class-mean=table, a row of it that is no distribution, another number of classes than before; in a graph that trains with
- * meta-every above 0: no validation, many processes.
+ * meta-every above 0: no validation, many processes, a training row whose sample.id or input is that of a held-out row (validation-check).
  * ## Source
  * arXiv:2312.15112; state, controller and loss as in Chengming0501/TGeo-KD, whose script never trains its controller (meta-every=0). One-step
  * unrolling and the central difference as in DARTS, arXiv:1806.09055 section 2.3.
@@ -56,6 +56,13 @@ static const KdEnumValue relations[] = {
   { 0, NULL, NULL }
 };
 
+static const KdEnumValue checks[] = {
+  { KD_TGEO_CHECK_IDS, "ids", "Neither the sample.id, where the file has it, nor the input's bytes may be a training row's" },
+  { KD_TGEO_CHECK_INPUTS, "inputs", "The bytes alone: the file's ids are of other data" },
+  { KD_TGEO_CHECK_NONE, "none", "Not compared" },
+  { 0, NULL, NULL }
+};
+
 static const KdParam kd_tgeo_params[] = {
   KD_PARAM_DOUBLE (KdTgeoParams, temperature, 1e-3, 100.0, 1.5, "Divides both logits in the KL term, which is multiplied by its square"),
   KD_PARAM_ENUM (KdTgeoParams, class_mean, class_means, KD_TGEO_MEAN_TABLE, "Where the teacher's mean prediction of a class comes from"),
@@ -71,6 +78,7 @@ static const KdParam kd_tgeo_params[] = {
   KD_PARAM_INT (KdTgeoParams, validation_first, 0, G_MAXINT64, 0, "First row of it to use"),
   KD_PARAM_INT (KdTgeoParams, validation_count, 0, G_MAXINT64, 0, "Rows of it to use, 0: all from the first"),
   KD_PARAM_INT (KdTgeoParams, validation_batch_size, 0, G_MAXINT64, 64, "Held-out rows a step, 0: all"),
+  KD_PARAM_ENUM (KdTgeoParams, validation_check, checks, KD_TGEO_CHECK_IDS, "How held-out rows are told from training rows: one that is both is an error"),
   KD_PARAM_FLAGS (KdTgeoParams, relations, relations, KD_TGEO_ST | KD_TGEO_SG | KD_TGEO_TG | KD_TGEO_INTER, "What the controller is shown beside the three predictions"),
   KD_PARAM_BOOL (KdTgeoParams, diagnostics, FALSE, "Write state, grad.sample.fusion and grad.controller.*"),
   KD_PARAM_UINT64 (KdTgeoParams, seed, 0, "Key of the controller's first numbers"),
@@ -223,6 +231,8 @@ take_meta_step (const KdCall *call, const KdTgeoRows *found, KdLossResult *ret, 
   gboolean due = p->meta_every > 0 && call->index % p->meta_every == 0 && !(call->flags & KD_BATCH_VALIDATION) && kd_call_rows (call)->n_counted > 0;
   gboolean done = FALSE;
 
+  if (p->meta_every > 0 && call->look_ahead && ((KdTgeoState *) call->state)->label && !(call->flags & KD_BATCH_VALIDATION) && !kd_tgeo_disjoint_check (call, error))
+    return FALSE;
   if (due && !kd_tgeo_outer_gradient (call, found, call->in[KD_TGEO_JVP], alpha, grad, &done, error))
     return FALSE;
   if (p->diagnostics)
@@ -265,6 +275,9 @@ kd_tgeo_state_clear (gpointer state_block)
 
   kd_tgeo_controller_clear (&state->controller);
   g_clear_pointer (&state->class_mean, kd_tensor_unref);
+  g_clear_pointer (&state->held_inputs, g_hash_table_unref);
+  g_clear_pointer (&state->held_ids, g_hash_table_unref);
+  g_clear_pointer (&state->held_id, kd_tensor_unref);
   g_clear_pointer (&state->input, kd_tensor_unref);
   g_clear_pointer (&state->label, kd_tensor_unref);
 }

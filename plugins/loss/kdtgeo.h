@@ -43,6 +43,9 @@ enum { KD_TGEO_ST = 1,
   KD_TGEO_SG = 2,
   KD_TGEO_TG = 4,
   KD_TGEO_INTER = 8 };
+enum { KD_TGEO_CHECK_IDS,
+  KD_TGEO_CHECK_INPUTS,
+  KD_TGEO_CHECK_NONE };
 /* Fields that it reads; from CONTROLLER on the controller's arrays in their order. */
 enum { KD_TGEO_STUDENT,
   KD_TGEO_TEACHER,
@@ -53,7 +56,7 @@ enum { KD_TGEO_STUDENT,
 
 typedef struct {
   gdouble temperature, leaky_slope, controller_lr, controller_weight_decay, inner_lr;
-  gint class_mean;
+  gint class_mean, validation_check;
   gchar *class_mean_location, *validation;
   gint64 hidden1, hidden2, meta_every, validation_first, validation_count, validation_batch_size;
   guint relations; /* KD_TGEO_ST ... */
@@ -63,10 +66,12 @@ typedef struct {
 
 typedef struct {
   KdTgeoController controller;
-  KdTensor *class_mean;    /* [C,C] of class-mean-location, or NULL */
-  KdTensor *input, *label; /* held-out rows, or NULL */
-  gint64 n_skipped;        /* updates that were not finite */
-  gdouble outer;           /* the held-out rows' loss when last looked at */
+  KdTensor *class_mean;               /* [C,C] of class-mean-location, or NULL */
+  KdTensor *input, *label;            /* held-out rows, or NULL */
+  KdTensor *held_id;                  /* their sample.id, or NULL */
+  GHashTable *held_ids, *held_inputs; /* id or bytes -> row of the file; NULL when not compared */
+  gint64 n_skipped;                   /* updates that were not finite */
+  gdouble outer;                      /* the held-out rows' loss when last looked at */
 } KdTgeoState;
 
 /* What the inner loss of a batch has found, by row. */
@@ -93,3 +98,8 @@ gboolean kd_tgeo_open (const KdTgeoParams *p, KdTgeoState *state, GError **error
  * the movement @jvp of the logits, which is asked for when it is NULL. *@ret_done FALSE: nobody to ask, or an answer that is not finite. */
 gboolean kd_tgeo_outer_gradient (const KdCall *call, const KdTgeoRows *rows, const KdTensor *jvp, gdouble *ret_alpha, gdouble *ret_grad, gboolean *ret_done,
     GError **error);
+
+/** kd_tgeo_disjoint_open: remembers the held-out rows of @state, whose file is @reader. */
+gboolean kd_tgeo_disjoint_open (const KdTgeoParams *p, KdTgeoState *state, KdH5Reader *reader, GError **error);
+/** kd_tgeo_disjoint_check: no row of the batch is a held-out row (KD_ERROR_VALUE). */
+gboolean kd_tgeo_disjoint_check (const KdCall *call, GError **error);

@@ -368,6 +368,45 @@ GST_START_TEST (test_refusals)
 }
 GST_END_TEST
 
+/* The rows @first .. of both files with their ids from @id on: "t-ids.h5" or "v-ids.h5". */
+static void
+write_with_ids (const gchar *name, gint64 first, gint64 n, gint64 id)
+{
+  static const gchar *names[] = { "input", "label", "sample.id" };
+  g_autofree gchar *path = g_build_filename (folder, name, NULL);
+  KdTensor *tensors[3] = { rows_of (&inputs[first], n), kd_tensor_new (KD_INT64, 1, &n), kd_tensor_new (KD_INT64, 1, &n) };
+
+  memcpy (tensors[1]->data, labels + first, (gsize) n * sizeof (gint64));
+  for (gint64 i = 0; i < n; i++)
+    ((gint64 *) tensors[2]->data)[i] = id + i;
+  kd_test_write (path, 3, names, tensors);
+  for (guint i = 0; i < 3; i++)
+    kd_tensor_unref (tensors[i]);
+}
+
+/* Ids 0 .. 5 are trained on (t.h5 has none of its own): a held-out row may have neither such an id nor such an input. */
+GST_START_TEST (test_disjoint)
+{
+#define HELD(more) SOURCE STUDENT "! kdtgeo name=geo class-mean=batch " more
+  write_with_ids ("ids.h5", N_TRAIN, N_HELD, 4);   /* other rows, ids 4 .. 8 */
+  write_with_ids ("inputs.h5", 3, 5, 100);         /* rows 3 .. 7, ids of other data */
+  write_with_ids ("apart.h5", N_TRAIN, N_HELD, 6); /* neither */
+  refuses (HELD ("validation=%F/ids.h5 ! kdtrain"), "/ids.h5\", row=0, same=sample.id, sample.id=4; leave it out of the training rows, or set validation-check=inputs when the file's ids are of other data");
+  refuses (HELD ("validation=%F/ids.h5 validation-first=1 meta-every=9 ! kdtrain"), "Held-out row is trained on: element=kdtgeo, validation=\"");
+  refuses (HELD ("validation=%F/ids.h5 validation-first=1 ! kdtrain"), "row=1, same=sample.id, sample.id=5");
+  run_ok (HELD ("validation=%F/ids.h5 validation-first=2 ! kdtrain"));
+  run_ok (HELD ("validation=%F/ids.h5 validation-check=inputs ! kdtrain"));
+  refuses (HELD ("validation=%F/inputs.h5 ! kdtrain"), "row=0, same=input, sample.id=3; leave it out of the training rows, or set validation-check=none");
+  refuses (HELD ("validation=%F/inputs.h5 validation-check=inputs validation-first=2 ! kdtrain"), "row=2, same=input, sample.id=5");
+  run_ok (HELD ("validation=%F/inputs.h5 validation-first=3 ! kdtrain"));
+  run_ok (HELD ("validation=%F/inputs.h5 validation-check=none ! kdtrain"));
+  run_ok (HELD ("validation=%F/apart.h5 ! kdtrain"));
+  run_ok (HELD ("validation=%F/inputs.h5 meta-every=0 ! kdtrain")); /* nothing is learned from them */
+  run_ok (HELD ("validation=%F/inputs.h5 ! fakesink"));
+#undef HELD
+}
+GST_END_TEST
+
 static Suite *
 kdtgeo_outer_suite (void)
 {
@@ -380,6 +419,7 @@ kdtgeo_outer_suite (void)
   tcase_add_test (t, test_no_trace);
   tcase_add_test (t, test_resume);
   tcase_add_test (t, test_resume_other_controller);
+  tcase_add_test (t, test_disjoint);
   tcase_add_test (t, test_refusals);
   return s;
 }
