@@ -174,6 +174,8 @@ kd_values_in_range (GstElement *pipeline, const KdText *text)
 
       if (kd_value_fits (element, pair))
         continue;
+      if (!kd_launch_says (pair))
+        return FALSE;
       g_printerr ("ERROR: element '%s' cannot take %s: the value is outside its range\n", written->factory, pair);
       kd_text_print (text, word, stderr);
       g_printerr ("  kd inspect %s says what the property takes\n", written->factory);
@@ -203,6 +205,8 @@ kd_launch_parse (const KdText *text)
     gst_object_ref_sink (pipeline);
   if (pipeline && !error)
     return kd_values_in_range (pipeline, text) ? g_steal_pointer (&pipeline) : NULL;
+  if (!kd_launch_says (error->message))
+    return NULL;
   if (g_error_matches (error, GST_PARSE_ERROR, GST_PARSE_ERROR_NO_SUCH_ELEMENT)) {
     kd_explain_element (text, context);
     return NULL;

@@ -18,6 +18,29 @@ typedef struct {
   GDateTime *started_at;
 } KdRun;
 
+gboolean
+kd_launch_says (const gchar *text)
+{
+  if (kd_world_size () == 1)
+    return TRUE;
+  if (!kd_world_first_to_say (text))
+    return FALSE;
+  g_printerr ("From rank %d of %d:\n", kd_world_rank (), kd_world_size ());
+  return TRUE;
+}
+
+static void
+kd_run_explain (const KdRun *run, const KdTextElement *written, const gchar *debug)
+{
+  if (!kd_launch_says (run->error))
+    return;
+  g_printerr ("ERROR %s\n", run->error);
+  if (written)
+    kd_text_print (run->text, written->word, stderr);
+  if (debug && run->options->verbose)
+    g_printerr ("  %s\n", debug);
+}
+
 static void
 kd_run_fail (KdRun *run, const gchar *name, const gchar *text, const gchar *debug)
 {
@@ -26,11 +49,7 @@ kd_run_fail (KdRun *run, const gchar *name, const gchar *text, const gchar *debu
   kd_progress_clear (run->progress);
   if (!run->error) {
     run->error = name ? g_strdup_printf ("%s: %s", name, text) : g_strdup (text);
-    g_printerr ("ERROR %s\n", run->error);
-    if (written)
-      kd_text_print (run->text, written->word, stderr);
-    if (debug && run->options->verbose)
-      g_printerr ("  %s\n", debug);
+    kd_run_explain (run, written, debug);
   }
   g_main_loop_quit (run->loop);
 }
@@ -46,7 +65,8 @@ kd_run_warn (KdRun *run, GstMessage *message)
   if (!g_hash_table_add (run->warned, g_strdup (text)))
     return;
   kd_progress_clear (run->progress);
-  g_printerr ("%s\n", text);
+  if (kd_launch_says (text))
+    g_printerr ("%s\n", text);
 }
 
 /* What an element has to say to whoever started the run. */
@@ -165,7 +185,8 @@ kd_run_on_signal (gpointer user_data)
     return G_SOURCE_CONTINUE;
   }
   run->interrupted = TRUE;
-  g_printerr ("Interrupted: finishing the batch and saving; press Ctrl-C again to stop at once\n");
+  if (kd_world_rank () == 0)
+    g_printerr ("Interrupted: finishing the batch and saving; press Ctrl-C again to stop at once\n");
   if (!run->started) /* not rolling yet: there is nothing to finish */
     g_main_loop_quit (run->loop);
   else
@@ -320,7 +341,9 @@ kd_run_say_end (KdRun *run)
     g_autoptr (JsonArray) links = kd_links_collect (GST_BIN (run->pipeline));
 
     kd_links_print (links, stdout);
-  } else if (run->interrupted)
+  } else if (run->interrupted && kd_world_rank () > 0)
+    return;
+  else if (run->interrupted)
     g_printerr ("%s\n", run->aborted || !run->finished ? "Stopped" : "Stopped after the batch; what the elements save is saved");
   else
     kd_progress_summary (run->progress);

@@ -102,7 +102,7 @@ kd_tool_launch (int argc, char **argv)
     return kd_tool_usage ("--dry-run runs nothing, so there is nothing to --report");
   if (kd_options.threads > 0 && kd_restart_with_threads (command) != KD_EXIT_DONE)
     return KD_EXIT_FAILED;
-  if (kd_world_rank () > 0) { /* the first process speaks and writes for all; errors are everyone's own */
+  if (kd_world_rank () > 0) { /* the first process speaks and writes for all; an error is said by whoever has it first */
     kd_options.quiet = TRUE;
     kd_options.report = kd_options.graph = NULL;
   }

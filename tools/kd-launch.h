@@ -61,6 +61,9 @@ typedef struct {
   gchar *command;
 } KdLaunchOptions;
 
+/** kd_launch_says: whether this process is to print @text, which all processes of a run may have to say; which of them it is is printed then. */
+gboolean kd_launch_says (const gchar *text);
+
 /** kd_launch_run: run @pipeline to its end; returns an exit code. */
 int kd_launch_run (GstElement *pipeline, const KdText *text, const KdLaunchOptions *options);
 

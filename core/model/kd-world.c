@@ -1,5 +1,10 @@
 #include "kd-world.h"
 
+#include <errno.h>
+#include <fcntl.h>
+#include <glib/gstdio.h>
+#include <unistd.h>
+
 #define TYPE_NAME "KdWorld-mpi"
 
 G_DEFINE_ABSTRACT_TYPE (KdWorld, kd_world, G_TYPE_OBJECT)
@@ -65,6 +70,21 @@ kd_world_size (void)
 
   find_starter (&rank, &size);
   return size;
+}
+
+/* mpirun's own folder on this machine, which goes with it. */
+gboolean
+kd_world_first_to_say (const gchar *text)
+{
+  const gchar *folder = kd_world_size () > 1 ? g_getenv ("PMIX_SERVER_TMPDIR") : NULL;
+  g_autofree gchar *sum = g_compute_checksum_for_string (G_CHECKSUM_SHA256, text, -1), *name = g_strconcat ("kd-said-", sum, NULL);
+  g_autofree gchar *mark = g_build_filename (folder ? folder : "", name, NULL);
+  int fd = folder ? g_open (mark, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600) : -1;
+  gboolean said = folder && fd < 0 && errno == EEXIST;
+
+  if (fd >= 0)
+    close (fd);
+  return !said;
 }
 
 gboolean

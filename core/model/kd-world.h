@@ -17,6 +17,9 @@ KD_API gboolean kd_world_sum (gfloat *values, gsize n, GError **error);
 KD_API gboolean kd_world_sum_doubles (gdouble *values, gsize n, GError **error);
 /** kd_world_same: whether @value is the same on every rank; all get the same answer. */
 KD_API gboolean kd_world_same (guint64 value, gboolean *ret_same, GError **error);
+/** kd_world_first_to_say: of the processes that mpirun started on this machine, whether this one is the first to call it with @text, so that what all of them
+ * have to say is said once. Where they cannot know (srun, another mpirun than Open MPI's), all are. */
+KD_API gboolean kd_world_first_to_say (const gchar *text);
 /** kd_world_can_meet: whether mpirun started the processes, so that they can wait for each other. */
 KD_API gboolean kd_world_can_meet (void);
 /** kd_world_barrier: returns when every rank has called it with the same @name; what else goes on meanwhile, sums and barriers of other names, is not

@@ -3,6 +3,7 @@
  * @short_description: batches into a batch file
  *
  * Writes the batches that come as one HDF5 batch file. The file appears under its name when the stream ends, complete and synced, or not at all.
+ * Of several processes (mpirun, srun), each with its share of the rows, every one writes a file of its own: LOCATION.rank-R-of-N.
  *
  * ## Fields
  *  - those named in `fields`, or all that have rows; a value of the whole batch (`loss`) gives one row a batch and is written only when
@@ -27,7 +28,7 @@ typedef struct {
 } KdH5SinkState;
 
 static const KdParam kd_h5_sink_params[] = {
-  KD_PARAM_STRING (KdH5SinkParams, location, "", "The batch file to write"),
+  KD_PARAM_STRING (KdH5SinkParams, location, "", "The batch file to write; a process's share goes into LOCATION.rank-R-of-N"),
   KD_PARAM_STRING (KdH5SinkParams, fields, "", "Fields to write, with commas; empty: all that have rows"),
   KD_PARAM_END
 };
@@ -74,11 +75,12 @@ kd_h5_sink_open (gconstpointer params, gpointer state_block, const KdLayout *lay
 {
   const KdH5SinkParams *p = params;
   KdH5SinkState *state = state_block;
+  g_autofree gchar *share = kd_world_size () > 1 ? g_strdup_printf ("%s.rank-%d-of-%d", p->location, kd_world_rank (), kd_world_size ()) : NULL;
 
   state->names = g_ptr_array_new ();
   if (!choose_fields (p, state, layout, error))
     return FALSE;
-  state->writer = kd_h5_writer_new (p->location, error);
+  state->writer = kd_h5_writer_new (share ? share : p->location, error);
   return state->writer != NULL;
 }
 

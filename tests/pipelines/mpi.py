@@ -81,17 +81,46 @@ def refusals():
     assert done.returncode == 1 and "Processes cannot sum" in done.stderr and "mpirun" in done.stderr, done.stderr
 
 
+def one_file_a_rank():
+    done = launch(3, f"kdh5src location={digits} count=100 batch-size=7 ! kdh5sink location=own.h5")
+    assert done.returncode == 0, done.stderr
+    assert not os.path.exists("own.h5") and len([name for name in os.listdir(".") if name.startswith("own.h5")]) == 3
+    ids = [h5py.File(f"own.h5.rank-{rank}-of-3")["sample.id"][:] for rank in range(3)]
+    assert [len(one) for one in ids] == [34, 33, 33] and sorted(np.concatenate(ids)) == list(range(100))
+
+
+def one_error():
+    """What all processes have to say is said by one of them, with its rank; what one has to say is said, too."""
+    for pipeline, code, words in (
+        ("kdh5src location=missing.h5 ! kdh5sink location=none.h5", 1, "ERROR kdh5src0:"),
+        (f"kdh5src location={digits} ! kdhinton ! kdh5sink location=none.h5", 1, "ERROR kdhinton0:"),
+        (f"kdh5src location={digits} ! kdhintonn ! kdh5sink location=none.h5", 1, "there is no element 'kdhintonn'"),
+        (f"kdh5src location={digits} batch-size=-5 ! kdh5sink location=none.h5", 1, "batch-size=-5: the value is outside"),
+    ):
+        for n in (4, 1):
+            done = launch(n, pipeline)
+            assert done.returncode == code and done.stderr.count(words) == 1 and done.stderr.count("ERROR") == 1, done.stderr
+            assert done.stderr.count(" of 4:") == (n == 4), done.stderr
+    script = f"[ $OMPI_COMM_WORLD_RANK = 1 ] || exec sleep 20; exec {kd} launch 'kdh5src location=missing.h5 ! kdh5sink location=none.h5'"
+    done = run([mpirun, "--oversubscribe", "-n", "2", "sh", "-c", script])
+    assert done.returncode == 1 and "From rank 1 of 2:\nERROR kdh5src0:" in done.stderr, done.stderr
+    # In one job, one after the other: another error is said again.
+    script = f"{kd} launch 'kdh5src location=a.h5 ! kdh5sink location=none.h5'; exec {kd} launch 'kdh5src location=b.h5 ! kdh5sink location=none.h5'"
+    done = run([mpirun, "--oversubscribe", "-n", "2", "sh", "-c", script])
+    assert done.stderr.count('path="a.h5"') == done.stderr.count('path="b.h5"') == 1, done.stderr
+
+
 def shares_without_mpi():
     slurm = dict(alone, SLURM_PROCID="1", SLURM_STEP_NUM_TASKS="3")
     pipeline = f"kdh5src location={digits} count=10 batch-size=2 ! kdh5sink location=share.h5"
     assert run([kd, "launch", pipeline], slurm).returncode == 0
-    assert np.array_equal(h5py.File("share.h5")["sample.id"][:], [1, 4, 7])
+    assert np.array_equal(h5py.File("share.h5.rank-1-of-3")["sample.id"][:], [1, 4, 7]) and not os.path.exists("share.h5")
     batch_script = dict(alone, SLURM_PROCID="0", SLURM_NTASKS="3")  # no srun: one process, all the rows
     assert run([kd, "launch", pipeline.replace("share", "all")], batch_script).returncode == 0
     assert np.array_equal(h5py.File("all.h5")["sample.id"][:], range(10))
 
 
-for test in (same_losses, resume, a_dead_rank_ends_the_job, a_failing_rank_ends_the_job, refusals, shares_without_mpi):
+for test in (same_losses, resume, a_dead_rank_ends_the_job, a_failing_rank_ends_the_job, refusals, one_file_a_rank, one_error, shares_without_mpi):
     test()
     print(test.__name__)
 subprocess.run(["rm", "-rf", folder])
