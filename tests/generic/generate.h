@@ -3,7 +3,7 @@
 #include "kd-leaf.h"
 
 /* What cannot be guessed from a table: properties that have no default. */
-static const gchar *const extra_properties[][2] = { { "kdmixup", "classes=4" }, { "kdlogittopk", "k=2" }, { "kdlogitpack", "d=1000 k=2 exact-k=1" }, { "kdlogitunpack", "d=16 k=2 exact-k=1" }, { "kdtaid", "total-steps=10" }, { "kdadakd", "ratio-fixed=0.5" }, { "kdlengate", "h-min=1" }, { "kdbild", "top-k=2" }, { "kdlelp", "subclasses=3" }, { "kdlogitmerge", "subclasses=3" } };
+static const gchar *const extra_properties[][2] = { { "kdmixup", "classes=4" }, { "kdprivacyscore", "rule=field" }, { "kdlogittopk", "k=2" }, { "kdlogitpack", "d=1000 k=2 exact-k=1" }, { "kdlogitunpack", "d=16 k=2 exact-k=1" }, { "kdtaid", "total-steps=10" }, { "kdadakd", "ratio-fixed=0.5" }, { "kdlengate", "h-min=1" }, { "kdbild", "top-k=2" }, { "kdlelp", "subclasses=3" }, { "kdlogitmerge", "subclasses=3" } };
 
 /* Sizes that follow from those properties. */
 static const struct {
@@ -171,7 +171,7 @@ field_value (const KdFieldSpec *spec, const gchar *name, KdDtype dtype, gint64 i
     return 0.5 + 2 * kd_random_uniform (&shape->random);
   if (g_str_has_suffix (name, "weight") || g_str_has_suffix (name, ".weights") || g_str_has_suffix (name, "lambda") || g_str_has_suffix (name, ".soft") || g_str_has_suffix (name, ".probs") || g_str_has_suffix (name, "class_mean"))
     return 0.05 + kd_random_uniform (&shape->random);
-  if (g_str_has_suffix (name, "attention") || g_str_has_suffix (name, "privacy"))
+  if (g_str_has_suffix (name, "attention") || g_str_has_suffix (name, "privacy") || g_str_has_suffix (name, ".score"))
     return kd_random_uniform (&shape->random);
   return 1.5 * kd_random_normal (&shape->random);
 }
