@@ -185,7 +185,7 @@ kd_decoupled_rows (const KdDecoupled *call)
     float *scratch = kd_scratch_new (floats > exact ? floats : exact);
     KdPair row;
 
-    kd_pair_init (&row, scratch, call->size, call->temperature);
+    kd_pair_init (&row, scratch, call->size, call->temperature, level);
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < call->n; i++)
       decoupled_row (call, &rows, i, &row, put, level);

@@ -46,7 +46,7 @@ row_kind (const KdDivergence *call, int64_t index, float *scratch, KdPut put, do
   double log_s, log_t, value;
   KdPair row;
 
-  kd_pair_init (&row, scratch, call->size, call->temperature);
+  kd_pair_init (&row, scratch, call->size, call->temperature, kd_kernel_level (call->level));
   kd_pair_read (&row, call, student, teacher, -FLT_MAX, -FLT_MAX, kind, 0, type, -1);
   log_s = log (row.s.z);
   log_t = kind == KD_CROSS_STUDENT ? 0.0 : log (row.t.z);

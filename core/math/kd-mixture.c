@@ -49,6 +49,18 @@ block_mixture (const KdPair *row, int64_t at, int64_t n, KdMeasureShape shape, c
   return (Sums) { (double) (shape == KD_MEASURE_SKEW_Q ? block.f_s : block.f_t) * sum, (double) block.f_s * sum_h };
 }
 
+/* The same of Jensen-Shannon where nothing is divided: h is the power of q, made again of the logits that the cache still has, less the
+ * logarithm of the mixture. For rows that are neither near nor far: a small h keeps fewer digits, a large one is taken away again from the value. */
+KD_BODY Sums
+block_shannon (const KdPair *row, const float *s, int64_t at, int64_t n, const Coefs *c)
+{
+  Block block = block_of (row, at);
+  KdShannonBlock of = { s, row->s.e + at, row->t.e + at, n, block.ref_s, row->k, c->a, c->b * (block.f_t / block.f_s) };
+  KdShannonSums sums = row->loops->shannon (&of);
+
+  return (Sums) { (double) block.f_t * sums.of_t, (double) block.f_s * sums.of_s };
+}
+
 /* Total variation: A = q h. */
 KD_BODY Sums
 block_variation (const KdPair *row, int64_t at, int64_t n)
@@ -91,7 +103,7 @@ block_both (const KdPair *row, const float *s, const float *t, int64_t at, int64
 
 /* All blocks, from behind; ahead of it the next row is read. */
 KD_BODY Sums
-second_pass (const KdDivergence *call, int64_t index, const KdPair *row, KdReal type, KdMeasureShape shape, const Coefs *c, KdPut put)
+second_pass (const KdDivergence *call, int64_t index, const KdPair *row, KdReal type, KdMeasureShape shape, int divide, const Coefs *c, KdPut put)
 {
   const float *student = call->student + index * call->size;
   const void *teacher = kd_row_of (call->teacher, type, index, call->size);
@@ -105,6 +117,8 @@ second_pass (const KdDivergence *call, int64_t index, const KdPair *row, KdReal 
     kd_pair_ahead (call, index, last - at, n, put);
     if (shape == KD_MEASURE_KL)
       block = block_both (row, student + at, kd_load_block (teacher, type, at, n, buffer), at, n, c);
+    else if (shape == KD_MEASURE_JSD && !divide)
+      block = block_shannon (row, student + at, at, n, c);
     else if (shape == KD_MEASURE_TVD)
       block = block_variation (row, at, n);
     else
@@ -115,17 +129,24 @@ second_pass (const KdDivergence *call, int64_t index, const KdPair *row, KdReal 
   return sums;
 }
 
+/* KL (teacher || student) in nats, of the first pass. */
+static inline double
+forward_of (const KdPair *row)
+{
+  return KD_LN2 * row->cross / row->t.z + log (row->s.z) - log (row->t.z);
+}
+
 /* The row's value, of what both passes have found; *ret_lost: a part of it that others take away again. */
 KD_BODY double
 value_of (const KdPair *row, KdMeasureShape shape, const KdMeasure *measure, Sums sums, double *ret_lost)
 {
-  double log_s = log2 (row->s.z), log_t = log2 (row->t.z), value = sums.term;
+  double log_t = log2 (row->t.z), value = sums.term;
 
   *ret_lost = 0.0;
-  if (shape == KD_MEASURE_JSD) { /* log2 (p / M) = log2 (q / M) + log2 (p / q) */
-    double kl = row->cross / row->t.z + log_s - log_t;
-    value = KD_LN2 * (measure->c_q * sums.a + measure->c_p * (sums.term + kl));
-    *ret_lost = KD_LN2 * measure->c_p * kl;
+  if (shape == KD_MEASURE_JSD) { /* log (p / M) = log (q / M) + log (p / q) */
+    double kl = forward_of (row);
+    value = KD_LN2 * (measure->c_q * sums.a + measure->c_p * sums.term) + measure->c_p * kl;
+    *ret_lost = measure->c_p * kl;
   } else if (shape == KD_MEASURE_SKEW_P || shape == KD_MEASURE_SKEW_Q) {
     value *= KD_LN2;
   }
@@ -156,14 +177,14 @@ last_pass (const KdDivergence *call, int64_t index, const KdPair *row, KdMeasure
 /* So much below its parts a value is summed again in the form that does not cancel. */
 #define LOST 16.0
 
-/* The first pass; again from the rows' largest values when a block's reference was so far below that its floor is not nothing. */
+/* Again from the rows' largest values when a block's reference was so far below that its floor is not nothing. */
 KD_BODY void
 read_row (const KdDivergence *call, const float *student, const void *teacher, KdPair *row, KdReal type, KdCross cross, int floored)
 {
   float buffer[KD_BLOCK] __attribute__ ((aligned (64))), top_s = -FLT_MAX, top_t = -FLT_MAX;
 
   kd_pair_read (row, call, student, teacher, -FLT_MAX, -FLT_MAX, cross, floored, type, -1);
-  if (!floored || (kd_table_step (&row->s, 0, row->k) > KD_LOWEST / 4 && kd_table_step (&row->t, 0, row->k) > KD_LOWEST / 4))
+  if (kd_table_step (&row->s, 0, row->k) > KD_LOWEST / 4 && kd_table_step (&row->t, 0, row->k) > KD_LOWEST / 4)
     return;
   for (int64_t at = 0; at < call->size; at += KD_BLOCK) {
     int64_t n = kd_block_length (call->size, at);
@@ -174,6 +195,26 @@ read_row (const KdDivergence *call, const float *student, const void *teacher, K
   kd_pair_read (row, call, student, teacher, top_s, top_t, cross, floored, type, -1);
 }
 
+/* The first pass; returns whether the second one divides. Jensen-Shannon's does not, unless the row's KL is small or large; then its floor is
+ * needed too. */
+KD_BODY int
+first_pass (const KdDivergence *call, const float *student, const void *teacher, KdPair *row, KdReal type, KdMeasureShape shape, KdCross cross)
+{
+  double kl;
+
+  if (shape == KD_MEASURE_KL || shape == KD_MEASURE_TVD) {
+    kd_pair_read (row, call, student, teacher, -FLT_MAX, -FLT_MAX, cross, 0, type, -1);
+    return 1;
+  }
+  read_row (call, student, teacher, row, type, cross, shape != KD_MEASURE_JSD);
+  if (shape != KD_MEASURE_JSD)
+    return 1;
+  kl = forward_of (row);
+  if (!(kl < KD_LARGE))
+    read_row (call, student, teacher, row, type, cross, 1);
+  return !(kl >= 4.0 * KD_SMALL && kl < KD_LARGE);
+}
+
 /* Whole row; NaN when the row needs the exact way (nothing is written then). */
 KD_BODY double
 row_shape (const KdDivergence *call, const KdMeasure *measure, int64_t index, KdPair *row, KdPut put, KdReal type, KdMeasureShape shape, KdCross cross)
@@ -182,12 +223,13 @@ row_shape (const KdDivergence *call, const KdMeasure *measure, int64_t index, Kd
   const void *teacher = kd_row_of (call->teacher, type, index, call->size);
   Coefs coefs = { (float) measure->c_p, (float) measure->a, (float) measure->c_q, (float) measure->b, (float) measure->drop };
   double value, lost, c = call->coef[index] * call->scale / call->temperature, c_a = c;
+  int divide;
   Sums sums;
 
-  read_row (call, student, teacher, row, type, cross, shape != KD_MEASURE_KL && shape != KD_MEASURE_TVD);
+  divide = first_pass (call, student, teacher, row, type, shape, cross);
   if (!isfinite (row->s.z) || !isfinite (row->t.z))
     return NAN;
-  sums = second_pass (call, index, row, type, shape, &coefs, put);
+  sums = second_pass (call, index, row, type, shape, divide, &coefs, put);
   value = value_of (row, shape, measure, sums, &lost);
   if (!isfinite (value) || (shape == KD_MEASURE_KL && value > KD_LARGE))
     return NAN;
@@ -257,7 +299,7 @@ kd_mixture_rows (const KdDivergence *call)
     float *scratch = kd_scratch_new (floats > adaptive ? floats : adaptive);
     KdPair row;
 
-    kd_pair_init (&row, scratch, call->size, call->temperature);
+    kd_pair_init (&row, scratch, call->size, call->temperature, level);
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < call->n; i++)
       call->value[i] = mixture_row (call, &measure, i, &row, put, level);

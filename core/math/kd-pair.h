@@ -1,59 +1,24 @@
 /* Internal to core/math: the first pass over a row of two tables, as kd-row.h says: read once from memory, exponentials kept, sums made. */
 #pragma once
+#include "kd-block.h"
 #include "kd-divergence.h"
 #include "kd-row.h"
-
-/* Which sum is made beside the normalisers. y: a table's powers of two, e = 2^y; u = y_s - y_t. */
-typedef enum {
-  KD_CROSS_NONE,
-  KD_CROSS_FORWARD, /* - e_t u */
-  KD_CROSS_STUDENT, /* - e_t y_s: forward without the teacher's entropy */
-  KD_CROSS_REVERSE, /* e_s u; u is kept in place of e_t */
-  KD_CROSS_ENTROPY, /* - e_t y_t */
-} KdCross;
 
 /* One row under way; @k: powers of two a logit. */
 typedef struct {
   KdTable s, t;
   double cross;
   float k;
+  const KdBlockLoops *loops;
 } KdPair;
 
-/* Powers of two below the reference at which the exponentials of a mixture stay: the quotient of two is finite, and nothing is lost, since no
- * term of a mixture is larger than its probability times the logarithm of the share. */
-#define KD_LOWEST -100.0f
-
-typedef struct {
-  float z_s, z_t, cross, top_s, top_t;
-} KdPairSums;
-
-/* One block's exponentials and sums; z_s or cross is not finite where a logit is not. */
+/* One block's exponentials and sums. */
 KD_BODY KdPairSums
 kd_pair_block (const float *s, const float *t, int64_t n, const KdPair *pair, int64_t at, KdCross kind, int floored)
 {
-  float z_s = 0.0f, z_t = 0.0f, cross = 0.0f, top_s = -FLT_MAX, top_t = -FLT_MAX, ref_s = pair->s.reference, ref_t = pair->t.reference;
-  float *restrict keep_s = pair->s.e + at, *restrict keep_t = pair->t.e + at, k = pair->k;
-  float lowest = floored ? KD_LOWEST : -127.0f, infinite = 0.0f;
+  KdPairBlock block = { s, t, n, pair->s.reference, pair->t.reference, pair->k, pair->s.e + at, pair->t.e + at };
 
-#pragma omp simd reduction(+                                          \
-                           : z_s, z_t, cross, infinite) reduction(max \
-                                                                  : top_s, top_t)
-  for (int64_t i = 0; i < n; i++) {
-    float d_s = (s[i] - ref_s) * k, d_t = (t[i] - ref_t) * k, y_s = d_s < lowest ? lowest : d_s, y_t = d_t < lowest ? lowest : d_t;
-    float e_s = kd_exp2_normal (y_s), e_t = kd_exp2_normal (y_t), u = floored ? y_s - y_t : d_s - d_t;
-    keep_s[i] = e_s;
-    keep_t[i] = kind == KD_CROSS_REVERSE ? u : e_t;
-    z_s += e_s;
-    z_t += e_t;
-    if (floored || (kind != KD_CROSS_FORWARD && kind != KD_CROSS_REVERSE))
-      infinite += 0.0f * (d_s + d_t); /* NaN where cross does not find it */
-    if (kind != KD_CROSS_NONE)
-      cross += kind == KD_CROSS_REVERSE ? e_s * u : e_t * -(kind == KD_CROSS_FORWARD ? u : kind == KD_CROSS_STUDENT ? d_s
-                                                                                                                    : d_t);
-    top_s = d_s > top_s ? d_s : top_s;
-    top_t = d_t > top_t ? d_t : top_t;
-  }
-  return (KdPairSums) { z_s + infinite, z_t, cross, top_s, top_t };
+  return pair->loops->pair[kind][floored](&block);
 }
 
 /* Both references up to the block's largest values, and the sums so far with them. */
@@ -126,8 +91,9 @@ kd_pair_floats (int64_t size)
 }
 
 static inline void
-kd_pair_init (KdPair *pair, float *scratch, int64_t size, double temperature)
+kd_pair_init (KdPair *pair, float *scratch, int64_t size, double temperature, int level)
 {
+  pair->loops = &kd_block_loops[level];
   kd_table_init (&pair->s, scratch, size);
   kd_table_init (&pair->t, scratch + kd_table_floats (size), size);
   pair->k = (float) (KD_LOG2E / temperature);

@@ -1,4 +1,5 @@
 #include "kd-xent.h"
+#include "kd-block.h"
 #include "kd-narrow.h"
 #include "kd-row.h"
 
@@ -37,7 +38,7 @@ block_sums (const float *x, const float *soft, int64_t n, float reference, int s
 
 /* From memory into the scratch. @start: the first reference at least. */
 KD_BODY void
-first_pass (const float *x, const float *soft, int64_t size, Row *row, float start, int smooth)
+first_pass (const float *x, const float *soft, int64_t size, Row *row, float start, int smooth, const KdBlockLoops *loops)
 {
   row->x.reference = start;
   row->x.z = row->sum = row->target = row->cross = 0.0;
@@ -55,7 +56,12 @@ first_pass (const float *x, const float *soft, int64_t size, Row *row, float sta
         row->sum += (double) at * step;
         row->cross += row->target * step;
       }
-      sums = block_sums (x + at, soft ? soft + at : NULL, n, row->x.reference, smooth, row->x.e + at);
+      if (soft || smooth) {
+        sums = block_sums (x + at, soft ? soft + at : NULL, n, row->x.reference, smooth, row->x.e + at);
+      } else {
+        KdExpSums exps = loops->exps (x + at, n, row->x.reference, (float) KD_LOG2E, row->x.e + at);
+        sums = (Sums) { .z = exps.z, .top = exps.top };
+      }
       raise = !raise && sums.top > KD_RISE;
     } while (raise);
     row->x.reference_of[at / KD_BLOCK] = row->x.reference;
@@ -95,15 +101,16 @@ row_kind (const KdXent *call, int64_t index, float *scratch, KdPut put, double *
   const float *x = call->logits + index * call->size, *y = soft ? call->soft + index * call->size : NULL;
   float *grad = call->grad ? call->grad + index * call->size : NULL;
   double eps = smooth ? call->smoothing : 0.0, even = eps / (double) call->size, total, c, log_z, value;
+  const KdBlockLoops *loops = &kd_block_loops[kd_kernel_level (call->level)];
   Row row;
 
   kd_table_init (&row.x, scratch, call->size);
-  first_pass (x, y, call->size, &row, -FLT_MAX, smooth);
+  first_pass (x, y, call->size, &row, -FLT_MAX, smooth, loops);
   for (int small = 0; small < 2; small++) {
     float top = small ? kd_block_top (x, call->size) : 0.0f;
 
     if (small && top > row.x.reference)
-      first_pass (x, y, call->size, &row, top, smooth);
+      first_pass (x, y, call->size, &row, top, smooth, loops);
     if (!soft) {
       row.target = 1.0;
       row.cross = ((double) x[call->label[index]] - row.x.reference) * KD_LOG2E;
