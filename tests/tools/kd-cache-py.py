@@ -153,8 +153,16 @@ class Plain(Folder):
         self.refuses("another dataset: .*wanted=\"abc\"", cache.check, dataset="abc")
         self.refuses("another teacher", cache.check, teacher="abc")
         self.assertRaises(TypeError, cache.check, weights="abc")
-        self.refuses("Cannot open cache", kd_cache.Cache, str(self.folder / "none.h5"))
-        self.refuses("Not a teacher cache", kd_cache.Cache, str(self.folder / "d.h5"))
+        self.refuses(r'Cannot open cache: .*reason=neither ".*none.h5" nor ".*none.h5.parts" is there; correct the name', kd_cache.Cache, str(self.folder / "none.h5"))
+        self.refuses("Not a teacher cache: .*reason=a batch file: .*kd data info", kd_cache.Cache, str(self.folder / "d.h5"))
+        self.refuses("reason=a folder; give the name that kdcachesink was given", kd_cache.Cache, str(self.folder))
+        inside = next(self.folder.glob("*.parts/00000.h5"))
+        for path in (inside, inside.parent):
+            self.refuses(f'reason=it is inside of a cache; give the cache: "{re.escape(str(inside.parent)[:-6])}"$', kd_cache.Cache, str(path))
+        (self.folder / "text.h5").write_text("no HDF5")
+        self.refuses("reason=not an HDF5 file.*; give a cache", kd_cache.Cache, str(self.folder / "text.h5"))
+        (self.folder / "lost.h5.parts").mkdir()
+        self.refuses("reason=No such file or directory; make the manifest again from the parts with kd cache repair", kd_cache.Cache, str(self.folder / "lost.h5"))
 
     def edit(self, change):
         path, parts = self.copy()

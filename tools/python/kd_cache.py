@@ -243,6 +243,33 @@ class _Part:
         return self.take("sample.id", rows).astype(np.int64), self.take("sample.view", rows).astype(np.int64)
 
 
+def _owner(path):
+    """The cache that path lies inside of, or None."""
+    path = os.path.normpath(path)
+    folder = path if path.endswith(".parts") else os.path.dirname(path)
+    return folder[:-len(".parts")] if folder.endswith(".parts") and os.path.isdir(folder) else None
+
+
+def _refuse_open(path, folder, why):
+    """As the C tools say it."""
+    owner = _owner(path)
+    if isinstance(why, KeyError) and owner is None:
+        return CacheError(f'Not a teacher cache: path="{path}", reason=a batch file: neither {folder} nor an attribute kd.cache; write one with kdcachesink, or look at the file with kd data info')
+    start = f'Cannot open cache: path="{path}", reason='
+    if os.path.isdir(folder):
+        what = f"make the manifest again from the parts with kd cache repair {path}" if isinstance(why, FileNotFoundError) else "let this user read it"
+        return CacheError(f"{start}{os.strerror(why.errno) if why.errno else why}; {what}")
+    if owner is not None:
+        return CacheError(f'{start}it is inside of a cache; give the cache: "{owner}"')
+    if os.path.isdir(path):
+        return CacheError(f"{start}a folder; give the name that kdcachesink was given (location=), whose parts are in NAME.parts")
+    if not os.path.exists(path):
+        return CacheError(f'{start}neither "{path}" nor "{folder}" is there; correct the name, or write it with kdcachesink')
+    if isinstance(why, PermissionError):
+        return CacheError(f"{start}{os.strerror(why.errno)}; let this user read it")
+    return CacheError(f"{start}not an HDF5 file, truncated, or being written: {why}; give a cache, or write one with kdcachesink")
+
+
 class Cache:
     """A teacher cache. Rows are numbered through all parts; `find` and `lookup` go by (sample id, view).
 
@@ -268,10 +295,8 @@ class Cache:
                 with open(source, encoding="utf-8") as file:
                     text = file.read()
             manifest = json.loads(text)
-        except KeyError:
-            raise CacheError(f'Not a teacher cache: path="{self.path}", reason=neither {folder} nor an attribute kd.cache; write one with kdcachesink') from None
-        except OSError as why:
-            raise CacheError(f'Cannot open cache: path="{self.path}", reason={why}; write it with kdcachesink') from None
+        except (KeyError, OSError) as why:
+            raise _refuse_open(self.path, folder, why) from None
         except ValueError as why:
             raise CacheError(f'Cannot read cache manifest: path="{source}", reason={why}; run: kd cache repair {self.path}') from None
         if isinstance(manifest, dict) and "checksum" in manifest:
