@@ -1,15 +1,11 @@
 /* Runs whole graphs in tests and hands back how they ended. */
 #pragma once
 #include "kd-check.h"
+#include <errno.h>
 #include <glib/gstdio.h>
+#include <signal.h>
+#include <string.h>
 #include <unistd.h>
-
-/** kd_test_folder: (transfer full) a new temporary folder. */
-static inline gchar *
-kd_test_folder (void)
-{
-  return g_dir_make_tmp ("kdtest-XXXXXX", NULL);
-}
 
 /** kd_test_in_memory: folders from now on are in memory where that can be: for tests that sync thousands of times. */
 static inline void
@@ -28,6 +24,32 @@ kd_test_remove (const gchar *folder)
 
   if (!g_str_has_prefix (folder, g_get_tmp_dir ()) || !g_spawn_command_line_sync (command, NULL, NULL, NULL, NULL))
     g_printerr ("cannot remove %s\n", folder);
+}
+
+/** kd_test_sweep: folders of test processes that are gone: a test that failed or was killed has not removed its own. */
+static inline void
+kd_test_sweep (void)
+{
+  g_autoptr (GDir) dir = g_dir_open (g_get_tmp_dir (), 0, NULL);
+  const gchar *name;
+
+  while (dir && (name = g_dir_read_name (dir))) {
+    g_autofree gchar *path = g_build_filename (g_get_tmp_dir (), name, NULL);
+    gchar *end = NULL;
+    gint64 pid = g_str_has_prefix (name, "kdtest-") ? g_ascii_strtoll (name + strlen ("kdtest-"), &end, 10) : 0;
+    if (pid > 0 && *end == '-' && kill ((pid_t) pid, 0) < 0 && errno == ESRCH)
+      kd_test_remove (path);
+  }
+}
+
+/** kd_test_folder: (transfer full) a new temporary folder, of this process. */
+static inline gchar *
+kd_test_folder (void)
+{
+  g_autofree gchar *name = g_strdup_printf ("kdtest-%d-XXXXXX", (int) getpid ());
+
+  kd_test_sweep ();
+  return g_dir_make_tmp (name, NULL);
 }
 
 /** kd_test_write: a batch file of @n fields. */
