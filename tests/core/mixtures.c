@@ -174,6 +174,41 @@ GST_START_TEST (test_teacher_types)
 }
 GST_END_TEST
 
+/* Student and teacher on different halves: the value is near 1000, and in the gradient's differences of log-ratios float32 keeps four digits. */
+GST_START_TEST (test_far_apart)
+{
+  for (gint level = 1; level <= kd_cpu_level (); level++)
+    for (gint kind = KD_DIVERGENCE_SYMMETRIC_KL; kind <= KD_DIVERGENCE_ADAPTIVE_KL; kind++) {
+      g_auto (Table) t = { 0 };
+      table_init (&t, 4, 300, 3);
+      for (gint64 i = 0; i < t.n * t.size; i++)
+        *(i % t.size < t.size / 2 ? &t.t[i] : &t.s[i]) -= 1000;
+      check (&t, &(KdDivergence) { .kind = kind, .level = level, .temperature = 1 }, 5e-6);
+    }
+}
+GST_END_TEST
+
+/* Nothing to learn where student and teacher are the same: the value is exactly 0, slopes are the rounding of p - q. */
+GST_START_TEST (test_same)
+{
+  for (guint i = 0; i < G_N_ELEMENTS (sizes); i++)
+    for (gint level = 1; level <= kd_cpu_level (); level++)
+      for (gint kind = KD_DIVERGENCE_JSD; kind <= KD_DIVERGENCE_ADAPTIVE_KL; kind++) {
+        g_auto (Table) t = { 0 };
+        KdDivergence call;
+        table_init (&t, 4, sizes[i], i % 2 ? 3 : 30);
+        memcpy (t.t, t.s, (gsize) (t.n * t.size) * sizeof (gfloat));
+        call = (KdDivergence) { .kind = kind, .level = level, .temperature = 0.7 + i % 3, .teacher = t.t, .teacher_type = KD_REAL_F32, .n = t.n, .size = t.size, .student = t.s, .coef = t.coef, .scale = 4, .beta = BETA, .alpha = ALPHA, .lambda = LAMBDA, .mu = MU, .grad = t.grad, .value = t.value };
+        memset (t.grad, 0, (gsize) (t.n * t.size) * sizeof (gfloat));
+        kd_divergence_rows (&call);
+        for (gint64 r = 0; r < t.n; r++)
+          ck_assert_msg (t.coef[r] == 0 || t.value[r] == 0, "%s, level %d, %d classes: %g", names[kind], level, (gint) t.size, t.value[r]);
+        for (gint64 j = 0; j < t.n * t.size; j++)
+          ck_assert_msg (t.coef[j / t.size] == 0 || fabs (t.grad[j]) < 1e-6, "%s, level %d, %d classes: slope %g", names[kind], level, (gint) t.size, t.grad[j]);
+      }
+}
+GST_END_TEST
+
 static KdDivergence
 one_row (gint kind, const gfloat *s, const gfloat *t, gfloat *grad, gdouble *value)
 {
@@ -315,6 +350,8 @@ mixtures_suite (void)
   tcase_add_test (t, test_kinds);
   tcase_add_test (t, test_late_rise);
   tcase_add_test (t, test_near);
+  tcase_add_test (t, test_far_apart);
+  tcase_add_test (t, test_same);
   tcase_add_test (t, test_teacher_types);
   tcase_add_test (t, test_disjoint);
   tcase_add_test (t, test_alpha_beta);
