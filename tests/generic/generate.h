@@ -20,9 +20,6 @@ typedef struct {
   gboolean weights;            /* losses: mask, token.weight and sample.weight too, NaN in what the mask hides */
 } Shape;
 
-/* Shapes that depend on the values of another field: tests/plugins alone can make them. */
-static const gchar *const not_generated[] = { "kdribbon" };
-
 /* "key=value", one property more than the defaults, for all leaves opened from here on; or NULL. */
 static const gchar *variant;
 
@@ -75,12 +72,9 @@ list_elements (gboolean leaves)
 
   for (GList *l = features; l; l = l->next) {
     const KdDesc *desc = is_in_this_build (l->data) ? kd_element_factory_desc (l->data, NULL) : NULL;
-    gboolean left_out = FALSE;
     if (!is_in_this_build (l->data))
       continue;
-    for (guint i = 0; i < G_N_ELEMENTS (not_generated); i++)
-      left_out = left_out || g_str_equal (not_generated[i], gst_plugin_feature_get_name (l->data));
-    if (leaves && (left_out || !desc || !g_type_is_a (gst_element_factory_get_element_type (l->data), g_type_from_name ("KdLeafElement"))))
+    if (leaves && (!desc || !g_type_is_a (gst_element_factory_get_element_type (l->data), g_type_from_name ("KdLeafElement"))))
       continue;
     g_ptr_array_add (names, g_strdup (gst_plugin_feature_get_name (l->data)));
   }
@@ -274,6 +268,32 @@ put_weights (Leaf *leaf, Shape *shape)
   }
 }
 
+/* Of a shape that says nothing ("..."), a field has its samples all the same. */
+static inline gboolean
+is_table (const KdFieldSpec *spec)
+{
+  return (spec->flags & KD_FIELD_TABLE) && !g_str_equal (spec->shape, "...");
+}
+
+/* What kdribbon reads: shapes that depend on the values of another field. The last response is the longest. */
+static inline void
+put_ribbon (Leaf *leaf, Shape *shape)
+{
+  gint64 n = shape->n, length = 2 + shape->leading, k = 4;
+  const gint64 input_dims[] = { n, length }, branch_dims[] = { n, length - 1, k };
+  KdTensor *input = kd_tensor_new (KD_INT64, 2, input_dims), *start = kd_tensor_new (KD_INT64, 1, &n), *branch = kd_tensor_new (KD_INT64, 3, branch_dims);
+
+  for (gint64 i = 0; i < n; i++)
+    ((gint64 *) start->data)[i] = i < n - 1 ? 2 + (gint64) kd_random_below (&shape->random, (guint64) length - 1) : 1;
+  for (gint64 i = 0; i < n * length; i++)
+    ((gint64 *) input->data)[i] = (gint64) kd_random_below (&shape->random, 50);
+  for (gint64 i = 0; i < n * (length - 1) * k; i++)
+    ((gint64 *) branch->data)[i] = (gint64) kd_random_below (&shape->random, 50);
+  kd_batch_set (leaf->batch, "input", input);
+  kd_batch_set (leaf->batch, "response.start", start);
+  kd_batch_set (leaf->batch, "branch.tokens", branch);
+}
+
 static gboolean generate_plain; /* no mask and no weights */
 
 /* Fills a new batch of @leaf with what its table asks for. */
@@ -290,6 +310,8 @@ generate (Leaf *leaf, Shape *shape)
     if (!(spec->flags & KD_FIELD_OPTIONAL) || (shape->optional >> i & 1))
       put_generated (leaf, spec, name, shape);
   }
+  if (g_str_equal (leaf->desc->name, "kdribbon"))
+    put_ribbon (leaf, shape);
   if (g_str_equal (leaf->kind, "loss") && shape->weights && !generate_plain)
     put_weights (leaf, shape);
   if (!kd_batch_peek (leaf->batch, "sample.id")) {

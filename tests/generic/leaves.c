@@ -43,12 +43,12 @@ check_permutation (const gchar *element, guint64 seed)
     rows[i] = (gint64) kd_permutation_at (&permutation, (guint64) i);
   kd_batch_take_rows (moved.batch, rows, leaf.batch->n_samples);
   for (const KdFieldSpec *spec = leaf.desc->fields; spec->name; spec++) /* tables have no samples to move */
-    if ((spec->flags & KD_FIELD_TABLE) && kd_batch_peek (leaf.batch, spec->name))
+    if (is_table (spec) && kd_batch_peek (leaf.batch, spec->name))
       kd_batch_set (moved.batch, spec->name, kd_tensor_ref (kd_batch_peek (leaf.batch, spec->name)));
   leaf_run_ok (&leaf);
   leaf_run_ok (&moved);
   for (const KdFieldSpec *spec = leaf.desc->fields; spec->name; spec++)
-    if (spec->flags & KD_FIELD_TABLE)
+    if (is_table (spec))
       kd_batch_remove (leaf.batch, spec->name);
   kd_batch_take_rows (leaf.batch, rows, leaf.batch->n_samples);
   for (guint i = 0; i < kd_batch_n_fields (leaf.batch); i++) {
