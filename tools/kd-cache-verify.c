@@ -105,7 +105,8 @@ kd_cache_verify_command (int argc, char **argv)
           "Examples:\n  kd cache verify --sandbox t.h5\n"
           "  kd cache verify t.h5 --teacher 'kdteacher arch=\"mlp dims=64,256,10\" weights=teacher.safetensors' --data train.h5\n\n"
           "With --teacher values have to be as close as the cache's encoding says. Top-k and sampled logits are looked at beside the whole ones: no larger class\n"
-          "may have been left out, and draws may not be too unlikely (below 1e-9). 'kdteacher ... ! kdlogitsample draws=50 seed=0' draws them again instead.\n\nExit code: 0 good, 1 damaged, 2 wrong usage."))
+          "may have been left out, and draws may not be too unlikely (below 1e-9). 'kdteacher ... ! kdlogitsample draws=50 seed=0' draws them again instead;\n"
+          "what was made at a temperature needs its element too: 'kdteacher ... ! kdlogittopk k=50 temperature=4'.\n\nExit code: 0 good, 1 damaged, 2 wrong usage."))
     return KD_EXIT_USAGE;
   if (argc > 1 && g_str_equal (argv[1], "--")) {
     argv++;

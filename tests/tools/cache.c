@@ -113,6 +113,10 @@ GST_START_TEST (test_teacher)
   kd_expect (1, "kd cache verify half.h5 --data $D --teacher 'kdteacher " TEACHER " ! kdlogitsample draws=6'", "teacher.sampled.ids          WRONG: largest difference");
   kd_expect (0, "kd launch --quiet 'kdh5src location='$D' ! kdteacher " TEACHER " ! kdlogitsample draws=6 proposal-power=0.5 ! kdcachesink location=r.h5'", "");
   kd_expect (1, "kd cache verify r.h5 --data $D --teacher ''", "no counts of 6 draws");
+  /* Made at a temperature: its element says so. */
+  kd_expect (0, "kd launch --quiet 'kdh5src location='$D' ! kdteacher " TEACHER " ! kdlogittopk k=3 temperature=4 ! kdcachesink location=warm.h5'", "");
+  kd_expect (0, "kd cache verify warm.h5 --data $D --teacher 'kdteacher " TEACHER " ! kdlogittopk k=3 temperature=4'", "good: 100 rows computed again");
+  kd_expect (1, "kd cache verify warm.h5 --data $D --teacher 'kdteacher " TEACHER " ! kdlogittopk k=3'", "teacher.topk.logprobs        WRONG");
   kd_expect (0, "kd cache pack s.h5 p.h5 --pack-index && kd cache verify p.h5 --data $D --teacher ''", "good: 100 rows computed again");
   ck_assert (!strstr (kd_out, "id 0) with probability 10^0.0")); /* -1 stands first there, and is no mask */
   kd_expect (2, "kd cache verify c.h5 --teacher kdteacher", "go together");
