@@ -49,7 +49,6 @@ typedef struct {
   KdPairSums (*pair[5][2]) (const KdPairBlock *block);
   KdExpSums (*exps) (const float *x, int64_t n, float reference, float k, float *e);
   KdShannonSums (*shannon) (const KdShannonBlock *block);
-  void (*stream) (float *to, const float *from, int64_t n); /* a copy past the cache; the ends of the block the plain way */
 } KdBlockLoops;
 
 /* For levels 1 to 4. */

@@ -4,7 +4,6 @@
  * Exponentials are powers of two relative to a reference that the row has when the block is read: the largest of the first block,
  * raised only when a value is KD_RISE above it. So no pass for the maximum is needed; factors of blocks are 1 but for the few before a rise. */
 #pragma once
-#include "kd-block.h"
 #include "kd-kernel.h"
 #include <stdlib.h>
 #if defined(__SSE2__)
@@ -33,12 +32,35 @@ kd_put_kind (int fresh, int64_t n, int64_t size)
   return (double) n * (double) size * sizeof (float) >= KD_STREAM_BYTES ? KD_PUT_STREAM : KD_PUT_WRITE;
 }
 
+/* Whole lines past the cache, the ends of the block the plain way. @from is aligned, @to need not be. */
+KD_BODY void
+kd_put_stream (float *to, const float *from, int64_t n)
+{
+#if defined(__SSE2__)
+  int64_t i = 0, head = (int64_t) ((64 - ((uintptr_t) to & 63)) & 63) / 4;
+
+  head = head < n ? head : n;
+  for (; i < head; i++)
+    to[i] = from[i];
+  for (; i + 16 <= n; i += 16) {
+    _mm_stream_ps (to + i, _mm_loadu_ps (from + i));
+    _mm_stream_ps (to + i + 4, _mm_loadu_ps (from + i + 4));
+    _mm_stream_ps (to + i + 8, _mm_loadu_ps (from + i + 8));
+    _mm_stream_ps (to + i + 12, _mm_loadu_ps (from + i + 12));
+  }
+  for (; i < n; i++)
+    to[i] = from[i];
+#else
+  memcpy (to, from, (size_t) n * sizeof *to);
+#endif
+}
+
 /* One block of a gradient from @from, a buffer in the first level cache. */
 KD_BODY void
 kd_put_block (float *to, const float *from, int64_t n, KdPut put)
 {
   if (put == KD_PUT_STREAM) {
-    kd_block_loops[kd_cpu_level ()].stream (to, from, n);
+    kd_put_stream (to, from, n);
   } else if (put == KD_PUT_WRITE) {
     memcpy (to, from, (size_t) n * sizeof *to);
   } else {

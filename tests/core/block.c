@@ -194,21 +194,4 @@ GST_START_TEST (test_shannon)
 }
 GST_END_TEST
 
-GST_START_TEST (test_stream)
-{
-  gfloat from[LENGTH + 16], to[LENGTH + 16 + 2];
-
-  for (gint i = 0; i < LENGTH + 16; i++)
-    from[i] = (gfloat) i + 0.5f;
-  for (gint level = 1; level <= last_level (); level++)
-    for (gint at = 0; at < 16; at++)
-      for (gint n = 0; n <= LENGTH; n++) {
-        memset (to, 0, sizeof to);
-        kd_block_loops[level].stream (to + 1 + at, from + 3, n);
-        for (gint i = 0; i < LENGTH + 18; i++)
-          ck_assert_msg (to[i] == (i > at && i <= at + n ? from[i - at + 2] : 0), "level %d: place %d of %d at %d", level, i, n, at);
-      }
-}
-GST_END_TEST
-
-KD_TESTS (block, test_exponentials, test_exponentials_at_the_ends, test_logarithms, test_pairs, test_pairs_say_what_is_infinite, test_shannon, test_stream)
+KD_TESTS (block, test_exponentials, test_exponentials_at_the_ends, test_logarithms, test_pairs, test_pairs_say_what_is_infinite, test_shannon)
