@@ -8,6 +8,7 @@ static const struct {
   { "source", "Sources" },
   { "batch", "Batches of another kind or size" },
   { "transform", "Transforms and diagnostics" },
+  { "diagnostic", "Diagnostics of a training" },
   { "augment", "Augmentations" },
   { "selector", "Selectors" },
   { "model", "Models" },

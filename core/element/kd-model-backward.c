@@ -1,6 +1,8 @@
 /* A model in the stream, backward: from the gradients on a batch to parameters and on to the input. */
 #include "kd-model-private.h"
 
+#include <string.h>
+
 static void
 scale_tensor (KdTensor *tensor, gdouble scale)
 {
@@ -50,22 +52,25 @@ refuse_stale (KdElement *self, KdModelState *state, KdBackward *backward, GError
   return FALSE;
 }
 
-gboolean
-kd_model_run_backward (KdElement *self, KdModelState *state, const KdModelOptions *options, KdBackward *backward, GError **error)
+static void
+append_gradients (KdProbe *probe, KdParamSet *params)
 {
-  KdTape *tape = kd_batch_get_note (backward->batch, self);
+  probe->n_students++;
+  for (guint i = 0; i < kd_param_set_n (params); i++) {
+    const KdParamInfo *info = kd_param_set_nth (params, i);
+    if (info->trainable && g_pattern_spec_match_string (probe->pattern, info->name))
+      g_array_append_vals (probe->grads, kd_param_set_grads (params, i), (guint) info->n);
+  }
+}
+
+static gboolean
+take_gradients (KdModelState *state, KdBackward *backward, const KdTape *tape, guint *ret_n, GError **error)
+{
   KdVar *vars[KD_MODEL_MAX_OUTPUTS];
   KdTensor *grads[KD_MODEL_MAX_OUTPUTS];
-  gboolean ok = TRUE;
-  guint n;
+  guint n = *ret_n = collect_gradients (state, backward, tape, vars, grads);
+  gboolean ok = n == 0 || (backward->probe ? kd_forward_probe : kd_forward_backward) (tape->forward, n, vars, grads, error);
 
-  if (!tape)
-    return TRUE;
-  if ((guint) g_atomic_int_get (&state->in_flight) > backward->max_in_flight)
-    return refuse_stale (self, state, backward, error);
-  n = collect_gradients (state, backward, tape, vars, grads);
-  if (n > 0)
-    ok = kd_forward_backward (tape->forward, n, vars, grads, error);
   for (guint i = 0; i < n; i++)
     kd_tensor_unref (grads[i]);
   if (ok && n > 0 && state->input_grad) {
@@ -74,6 +79,45 @@ kd_model_run_backward (KdElement *self, KdModelState *state, const KdModelOption
     if (ok)
       add_input_gradient (state, backward->batch, grad, backward->scale);
   }
+  return ok;
+}
+
+gboolean
+kd_model_run_probe (KdElement *self, KdModelState *state, gboolean student, KdBackward *backward, GError **error)
+{
+  KdTape *tape = kd_batch_get_note (backward->batch, self);
+  KdParamSet *params = kd_model_params (state->model);
+  g_autofree gfloat *kept = NULL;
+  gfloat *grads;
+  gsize size;
+  gboolean ok;
+  guint n;
+
+  if (!tape)
+    return TRUE;
+  grads = kd_param_set_flat_grads (params, &size);
+  kept = g_memdup2 (grads, size * sizeof (gfloat));
+  kd_param_set_zero_grads (params);
+  ok = take_gradients (state, backward, tape, &n, error);
+  if (ok && student)
+    append_gradients (backward->probe, params);
+  if (size > 0)
+    memcpy (grads, kept, size * sizeof (gfloat));
+  return ok;
+}
+
+gboolean
+kd_model_run_backward (KdElement *self, KdModelState *state, const KdModelOptions *options, KdBackward *backward, GError **error)
+{
+  KdTape *tape = kd_batch_get_note (backward->batch, self);
+  gboolean ok;
+  guint n;
+
+  if (!tape)
+    return TRUE;
+  if ((guint) g_atomic_int_get (&state->in_flight) > backward->max_in_flight)
+    return refuse_stale (self, state, backward, error);
+  ok = take_gradients (state, backward, tape, &n, error);
   kd_batch_drop_note (backward->batch, self);
   if (!ok)
     return FALSE;

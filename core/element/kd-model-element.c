@@ -273,6 +273,9 @@ model_upstream (KdElement *element, GstEvent *event, GError **error)
   if (ahead) {
     if (!ahead->taken)
       kd_model_run_lookahead (element, PRIVATE (self), OPTIONS (self), ahead);
+  } else if (backward && backward->probe) {
+    ok = kd_model_run_probe (element, PRIVATE (self), DESC (self)->role == KD_ROLE_STUDENT && OPTIONS (self)->trainable, backward, error);
+    backward->failed = backward->failed || !ok;
   } else if (backward) {
     g_atomic_int_set (&PRIVATE (self)->elsewhere, g_atomic_pointer_get (&PRIVATE (self)->thread) != g_thread_self ());
     ok = kd_model_run_backward (element, PRIVATE (self), OPTIONS (self), backward, error);

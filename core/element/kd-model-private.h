@@ -48,6 +48,8 @@ typedef struct {
 
 /** kd_model_run_backward: gradients of the batch's outputs into parameters, and into the input where that is the student's. */
 gboolean kd_model_run_backward (KdElement *self, KdModelState *state, const KdModelOptions *options, KdBackward *backward, GError **error);
+/** kd_model_run_probe: see KdProbe; leaves the parameters' gradients and the tape as they are. */
+gboolean kd_model_run_probe (KdElement *self, KdModelState *state, gboolean student, KdBackward *backward, GError **error);
 /** kd_model_run_lookahead: see KdLookahead; leaves parameters, gradients and tapes as they are. */
 void kd_model_run_lookahead (KdElement *self, KdModelState *state, const KdModelOptions *options, KdLookaheadCall *call);
 /** kd_model_run_reduce: gradients summed over the processes of the run, their squares added up. */

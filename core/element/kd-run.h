@@ -45,12 +45,21 @@ KD_API gint64 kd_state_get_int (GHashTable *table, const gchar *name, gint64 fal
 KD_API void kd_state_set_double (GHashTable *table, const gchar *name, gdouble value);
 KD_API gdouble kd_state_get_double (GHashTable *table, const gchar *name, gdouble fallback);
 
+/** KdProbe: inside kd-backward of a kdgradcos: what a term alone leaves in the students' parameters whose name matches @pattern. Nothing
+ * of it stays in a model, and its own backward pass comes after. */
+typedef struct {
+  GPatternSpec *pattern;
+  GArray *grads;    /* of float, appended by each student */
+  guint n_students; /* that made something of the batch */
+} KdProbe;
+
 /**
  * KdBackward: travels upstream by pointer inside kd-backward (the sender waits, so no copy).
  * @train: whether modules accumulate parameter gradients
  * @max_in_flight: batches that may be between a model and the trainer
  * @n_taken: how many models took part
- * @error: first failure; the sender posts nothing more then
+ * @probe: NULL, or only look
+ * @failed: whoever failed has posted why; the sender posts nothing more then
  */
 typedef struct {
   GstBuffer *buffer;
@@ -58,6 +67,7 @@ typedef struct {
   gdouble scale; /* of this micro batch in the step's mean */
   guint max_in_flight;
   guint n_taken;
+  KdProbe *probe;
   gboolean failed;
 } KdBackward;
 

@@ -41,7 +41,7 @@ G_DECLARE_DERIVABLE_TYPE (KdEngine, kd_engine, KD, ENGINE, GObject)
  * @wrap: a tensor as a leaf without a copy; @requires_grad; @grad_memory: float32 of the same shape that backward ADDS to, or NULL
  * @op: one operation; @in [n_in] may hold NULL for an absent optional input
  * @tensor: (transfer full) the value, contiguous, no copy where it is contiguous already; keeps the engine's memory alive
- * @backward: from @n outputs with given gradients @grads (same shapes)
+ * @backward: from @n outputs with given gradients @grads (same shapes); @keep: it can be run again, each time @grad is of the last run alone
  * @grad: (transfer full) gradient that reached a leaf without grad_memory, or NULL when none did
  */
 struct _KdEngineClass {
@@ -54,7 +54,7 @@ struct _KdEngineClass {
       const gdouble *reals, guint n_reals, GError **error);
   guint (*shape) (KdVar *var, gint64 *ret_dims);
   KdTensor *(*tensor) (KdVar *var, GError **error);
-  gboolean (*backward) (KdGraph *graph, guint n, KdVar *const *outputs, KdTensor *const *grads, GError **error);
+  gboolean (*backward) (KdGraph *graph, guint n, KdVar *const *outputs, KdTensor *const *grads, gboolean keep, GError **error);
   KdTensor *(*grad) (KdVar *var, GError **error);
   /* TorchScript; NULL where an engine has none. script_bind moves the module's parameters into the (empty) set and freezes it.
    * script_forward: @ret_outputs has room for KD_SCRIPT_MAX_OUTPUTS, the logits come first: the module's one tensor, the first of a

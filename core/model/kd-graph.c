@@ -112,8 +112,8 @@ check_gradient (const KdForward *forward, KdVar *output, const KdTensor *grad, G
   return FALSE;
 }
 
-gboolean
-kd_forward_backward (KdForward *forward, guint n, KdVar *const *outputs, KdTensor *const *grads, GError **error)
+static gboolean
+backward (KdForward *forward, guint n, KdVar *const *outputs, KdTensor *const *grads, gboolean keep, GError **error)
 {
   if (forward->error) {
     g_propagate_error (error, g_error_copy (forward->error));
@@ -126,7 +126,19 @@ kd_forward_backward (KdForward *forward, guint n, KdVar *const *outputs, KdTenso
   for (guint i = 0; i < n; i++)
     if (!check_gradient (forward, outputs[i], grads[i], error))
       return FALSE;
-  return forward->klass->backward (forward->graph, n, outputs, grads, error);
+  return forward->klass->backward (forward->graph, n, outputs, grads, keep, error);
+}
+
+gboolean
+kd_forward_backward (KdForward *forward, guint n, KdVar *const *outputs, KdTensor *const *grads, GError **error)
+{
+  return backward (forward, n, outputs, grads, FALSE, error);
+}
+
+gboolean
+kd_forward_probe (KdForward *forward, guint n, KdVar *const *outputs, KdTensor *const *grads, GError **error)
+{
+  return backward (forward, n, outputs, grads, TRUE, error);
 }
 
 KdTensor *

@@ -25,7 +25,9 @@ KD_API KdTensor *kd_forward_tensor (KdForward *forward, KdVar *var, GError **err
 /** kd_forward_backward: from @n outputs with the gradients given (same shapes): parameters' gradients ADD to the set's memory. Once a pass:
  * what was kept for it is freed on the way. */
 KD_API gboolean kd_forward_backward (KdForward *forward, guint n, KdVar *const *outputs, KdTensor *const *grads, GError **error);
-/** kd_forward_grad: (transfer full) of an input made with requires_grad, after the backward pass; KD_ERROR_VALUE when none reached it. */
+/** kd_forward_probe: the same, and what was kept stays: further passes may follow, of which kd_forward_backward is the last. */
+KD_API gboolean kd_forward_probe (KdForward *forward, guint n, KdVar *const *outputs, KdTensor *const *grads, GError **error);
+/** kd_forward_grad: (transfer full) of an input made with requires_grad, after the backward pass (of the last one); KD_ERROR_VALUE when none reached it. */
 KD_API KdTensor *kd_forward_grad (KdForward *forward, KdVar *var, GError **error);
 /** kd_var_shape: rank and dims (0 and untouched for NULL). */
 KD_API guint kd_var_shape (KdForward *forward, KdVar *var, gint64 *ret_dims);

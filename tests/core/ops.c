@@ -529,6 +529,30 @@ GST_START_TEST (test_refusal)
 }
 GST_END_TEST;
 
+/* A probe leaves the pass as it was; the gradient of an input is the last pass's, not the sum of all. */
+GST_START_TEST (test_probe)
+{
+  KdTensor *in[MAX_IN] = { make_input ("f 2 3", 1) }, *one = make_input ("f 2 3", 2), *two = make_input ("f 2 3", 3);
+  KdTensor *const given[] = { one, two, one, two };
+  Pass pass = run_pass (run_relu, in, TRUE);
+  GError *error = NULL;
+
+  for (guint i = 0; i < 4; i++) {
+    g_autoptr (KdTensor) got = NULL;
+    fail_unless ((i < 3 ? kd_forward_probe : kd_forward_backward) (pass.forward, 1, &pass.out, &given[i], &error));
+    got = kd_forward_grad (pass.forward, pass.in[0], &error);
+    for (guint j = 0; j < 6; j++)
+      fail_unless (kd_tensor_get_double (got, j) == (kd_tensor_get_double (in[0], j) > 0 ? kd_tensor_get_double (given[i], j) : 0));
+  }
+  fail_if (kd_forward_probe (pass.forward, 1, &pass.out, &one, &error));
+  kd_assert_error (error, KD_ERROR_ENGINE, "second time");
+  kd_forward_free (pass.forward);
+  kd_tensor_unref (in[0]);
+  kd_tensor_unref (one);
+  kd_tensor_unref (two);
+}
+GST_END_TEST;
+
 GST_START_TEST (test_backward_refusals)
 {
   KdTensor *in[MAX_IN] = { make_input ("f 2 3", 1) }, *wrong = make_input ("f 3 2", 1);
@@ -584,6 +608,7 @@ ops_suite (void)
   tcase_add_test (tests, test_running_statistics);
   tcase_add_loop_test (tests, test_refusal, 0, G_N_ELEMENTS (refusals));
   tcase_add_test (tests, test_backward_refusals);
+  tcase_add_test (tests, test_probe);
   tcase_add_test (tests, test_engine);
   return suite;
 }

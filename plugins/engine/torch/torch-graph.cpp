@@ -93,7 +93,7 @@ settle (const KdTorchLeaf &leaf)
 {
   const at::Tensor &grad = leaf.tensor.grad ();
 
-  if (!grad.defined () || grad.data_ptr () == leaf.grad_memory)
+  if (!leaf.grad_memory || !grad.defined () || grad.data_ptr () == leaf.grad_memory)
     return;
   at::Tensor view = kd_torch_grad_view (leaf.grad_memory, leaf.tensor);
   view.copy_ (grad);
@@ -199,10 +199,9 @@ kd_torch_wrap (KdGraph *graph, KdTensor *tensor, gboolean requires_grad, gfloat 
       if (leaf.scalar_type () != at::kFloat && leaf.scalar_type () != at::kDouble)
         leaf = leaf.to (at::kFloat);
       leaf.set_requires_grad (true);
-      if (grad_memory) {
+      if (grad_memory)
         leaf.mutable_grad () = kd_torch_grad_view (grad_memory, leaf);
-        graph->leaves.push_back (KdTorchLeaf { leaf, grad_memory });
-      }
+      graph->leaves.push_back (KdTorchLeaf { leaf, grad_memory });
     }
     return kd_torch_keep (graph, std::move (leaf));
   });
@@ -225,7 +224,7 @@ kd_torch_tensor (KdVar *var, GError **error)
 }
 
 gboolean
-kd_torch_backward (KdGraph *graph, guint n, KdVar *const *outputs, KdTensor *const *grads, GError **error)
+kd_torch_backward (KdGraph *graph, guint n, KdVar *const *outputs, KdTensor *const *grads, gboolean keep, GError **error)
 {
   return kd_torch_guard<gboolean> (KD_ERROR_ENGINE, error, FALSE, [&] () -> gboolean {
     std::vector<at::Tensor> roots, given;
@@ -233,7 +232,10 @@ kd_torch_backward (KdGraph *graph, guint n, KdVar *const *outputs, KdTensor *con
       roots.push_back (outputs[i]->tensor);
       given.push_back (kd_torch_from_memory (grads[i]).to (outputs[i]->tensor.scalar_type ()));
     }
-    torch::autograd::backward (roots, given, false, false);
+    for (const auto &leaf : graph->leaves)
+      if (!leaf.grad_memory)
+        const_cast<at::Tensor &> (leaf.tensor).mutable_grad ().reset ();
+    torch::autograd::backward (roots, given, keep, false);
     for (const auto &leaf : graph->leaves)
       settle (leaf);
     return TRUE;

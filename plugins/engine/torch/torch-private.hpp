@@ -12,7 +12,7 @@ struct _KdVar {
   at::Tensor tensor;
 };
 
-/* A leaf whose gradient lives in our memory. */
+/* A leaf; its gradient lives in our memory, or with NULL in libtorch's, of the last backward pass alone. */
 struct KdTorchLeaf {
   at::Tensor tensor;
   gfloat *grad_memory;

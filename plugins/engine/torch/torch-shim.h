@@ -11,7 +11,7 @@ KdVar *kd_torch_op (KdGraph *graph, KdOp op, KdVar *const *in, guint n_in, const
     const gdouble *reals, guint n_reals, GError **error);
 guint kd_torch_shape (KdVar *var, gint64 *ret_dims);
 KdTensor *kd_torch_tensor (KdVar *var, GError **error);
-gboolean kd_torch_backward (KdGraph *graph, guint n, KdVar *const *outputs, KdTensor *const *grads, GError **error);
+gboolean kd_torch_backward (KdGraph *graph, guint n, KdVar *const *outputs, KdTensor *const *grads, gboolean keep, GError **error);
 KdTensor *kd_torch_grad (KdVar *var, GError **error);
 
 KdScript *kd_torch_script_load (const gchar *path, GError **error);
