@@ -155,6 +155,9 @@ value_of (const KdPair *row, KdMeasureShape shape, const KdMeasure *measure, Sum
   return value;
 }
 
+/* Beyond this h belongs to a q of 0, and times a large c it would leave float32. */
+#define LOWEST_H -1e25f
+
 /* c (A - q sum A), @c_a being c times what A is more than q h, and @c_q = @c_a sum A. */
 KD_BODY void
 last_pass (const KdDivergence *call, int64_t index, const KdPair *row, KdMeasureShape shape, double c_a, double c_q, KdPut put)
@@ -169,7 +172,7 @@ last_pass (const KdDivergence *call, int64_t index, const KdPair *row, KdMeasure
 
 #pragma omp simd
     for (int64_t i = 0; i < n; i++)
-      out[i] = shape == KD_MEASURE_KL ? a * kept[i] - q * es[i] : es[i] * (a * kept[i] - q);
+      out[i] = shape == KD_MEASURE_KL ? a * kept[i] - q * es[i] : es[i] * (a * (kept[i] > LOWEST_H ? kept[i] : LOWEST_H) - q);
     kd_put_block (grad + at, out, n, put);
   }
 }

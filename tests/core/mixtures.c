@@ -188,6 +188,29 @@ GST_START_TEST (test_far_apart)
 }
 GST_END_TEST
 
+/* Ids that both mask with the lowest float32, as people do: no slope there, the others' as with a mask that is merely low. */
+GST_START_TEST (test_masked)
+{
+  for (gint level = 1; level <= kd_cpu_level (); level++)
+    for (gint kind = KD_DIVERGENCE_JSD; kind <= KD_DIVERGENCE_ADAPTIVE_KL; kind++) {
+      g_autofree gfloat *low = g_new0 (gfloat, 4 * 700);
+      for (gint lowest = 0; lowest < 2; lowest++) {
+        g_auto (Table) t = { 0 };
+        table_init (&t, 4, 700, 6);
+        for (gint64 i = 0; i < t.n * t.size; i += 5)
+          t.s[i] = t.t[i] = lowest ? -FLT_MAX : -1e4f;
+        kd_divergence_rows (&(KdDivergence) { .kind = kind, .level = level, .temperature = 4, .teacher = t.t, .teacher_type = KD_REAL_F32, .n = t.n, .size = t.size, .student = t.s, .coef = t.coef, .scale = 1e4, .beta = BETA, .alpha = ALPHA, .lambda = LAMBDA, .mu = MU, .grad = t.grad, .value = t.value });
+        for (gint64 i = 0; i < t.n * t.size; i++) {
+          if (!lowest)
+            low[i] = t.grad[i];
+          else if (t.coef[i / t.size] != 0)
+            ck_assert_msg (fabs (t.grad[i] - low[i]) <= 1e-3 && (i % 5 || fabs (t.grad[i]) < 1e-20), "%s, level %d: slope %g of %d, not %g", names[kind], level, t.grad[i], (gint) i, low[i]);
+        }
+      }
+    }
+}
+GST_END_TEST
+
 /* Nothing to learn where student and teacher are the same: the value is exactly 0, slopes are the rounding of p - q. */
 GST_START_TEST (test_same)
 {
@@ -351,6 +374,7 @@ mixtures_suite (void)
   tcase_add_test (t, test_late_rise);
   tcase_add_test (t, test_near);
   tcase_add_test (t, test_far_apart);
+  tcase_add_test (t, test_masked);
   tcase_add_test (t, test_same);
   tcase_add_test (t, test_teacher_types);
   tcase_add_test (t, test_disjoint);
