@@ -3,6 +3,7 @@
 #include "kd-error.h"
 #include "kd-json.h"
 #include "kd-param.h"
+#include "math/kd-memory.h"
 #include "math/kd-random.h"
 #include "math/kd-reduce.h"
 #include "math/kd-softmax.h"

@@ -1,6 +1,7 @@
 /* KdTensor: memory comes from size-classed free lists, so that a running stream allocates nothing: a batch's tensors are the
  * ones of the batch before. */
 #include "kd-tensor.h"
+#include "../math/kd-memory.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -30,7 +31,7 @@ G_DEFINE_BOXED_TYPE (KdTensor, kd_tensor, kd_tensor_ref, kd_tensor_unref)
 #define EXACT 0
 #endif
 
-/* Classes are powers of two from 64 bytes: at most half is waste, and only of address space (pages come when touched). */
+/* Classes are powers of two from 64 bytes: at most half is waste, and only of address space (pages come when touched, 2 MiB at most too many). */
 static guint
 pool_class (gsize bytes)
 {
@@ -44,7 +45,7 @@ pool_alloc (gsize bytes)
   gpointer memory = NULL;
 
   if (EXACT)
-    return posix_memalign (&memory, ALIGNMENT, MAX (bytes, 1)) == 0 ? memory : NULL;
+    return kd_memory_new (bytes);
   g_mutex_lock (&pool[class].lock);
   if (pool[class].head) {
     memory = pool[class].head;
@@ -53,7 +54,7 @@ pool_alloc (gsize bytes)
   }
   g_mutex_unlock (&pool[class].lock);
   if (!memory)
-    memory = aligned_alloc (ALIGNMENT, (gsize) 1 << class);
+    memory = kd_memory_new ((gsize) 1 << class);
   if (!memory)
     g_error ("Out of memory: %" G_GSIZE_FORMAT " bytes for a tensor", bytes);
   return memory;

@@ -1,9 +1,9 @@
 /* KdCacheWriter: rows wait in memory until a part is full. */
 #include "kd-cache-private.h"
+#include "../math/kd-memory.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 /* A checksum covers about this much: what a random read of a cold cache brings in for one row. */
@@ -19,16 +19,11 @@ typedef struct {
 void
 kd_cache_column_room (KdCacheColumn *column, gsize bytes, gsize used)
 {
-  const gsize page = (gsize) 2 << 20;
   gsize capacity = MAX (bytes, 2 * column->capacity);
-  guint8 *data;
+  guint8 *data = kd_memory_new (capacity);
 
-  capacity = bytes >= page ? (capacity + page - 1) / page * page : (capacity + 63) / 64 * 64;
-  data = aligned_alloc (bytes >= page ? page : 64, MAX (capacity, 64));
   if (!data)
     g_error ("Out of memory: %" G_GSIZE_FORMAT " bytes for a cache part", capacity);
-  if (bytes >= page)
-    madvise (data, capacity, MADV_HUGEPAGE);
   if (used)
     memcpy (data, column->data, used);
   free (column->data);

@@ -16,17 +16,17 @@ typedef enum {
  * term of a mixture is larger than its probability times the logarithm of the share. */
 #define KD_LOWEST -100.0f
 
-/* Of a block: y = (x - reference) k; top: the largest y. */
+/* Powers of two that are summed; a block with one above this has a z that is infinite or NaN. */
+#define KD_BLOCK_TOP 11.0f
+
+/* Of a block: y = (x - reference) k. */
 typedef struct {
-  float z_s, z_t, cross, top_s, top_t;
+  float z_s, z_t, cross;
 } KdPairSums;
 
+/* What is asked for from memory meanwhile begins at s_ahead and t_ahead; it need not be there. */
 typedef struct {
-  float z, top;
-} KdExpSums;
-
-typedef struct {
-  const float *s, *t;
+  const float *s, *t, *s_ahead, *t_ahead;
   int64_t n;
   float ref_s, ref_t, k;
   float *keep_s, *keep_t; /* e_s, and e_t or u */
@@ -44,10 +44,10 @@ typedef struct {
   float of_t, of_s; /* e_t h, e_s h */
 } KdShannonSums;
 
-/* One instruction set's. z_s or cross is not finite where a logit is not. pair: of [cross][floored at KD_LOWEST]. exps: one table. */
+/* One instruction set's. z_s or cross is not finite where a logit is not. pair: of [cross][floored at KD_LOWEST]. exps: one table, returns its z. */
 typedef struct {
   KdPairSums (*pair[5][2]) (const KdPairBlock *block);
-  KdExpSums (*exps) (const float *x, int64_t n, float reference, float k, float *e);
+  float (*exps) (const float *x, const float *x_ahead, int64_t n, float reference, float k, float *e);
   KdShannonSums (*shannon) (const KdShannonBlock *block);
 } KdBlockLoops;
 

@@ -105,8 +105,7 @@ last_pass (const KdDecoupled *call, const KdDivergence *rows, int64_t index, con
     int64_t n = kd_block_length (call->size, at), block = at / KD_BLOCK;
     double step_s = kd_table_step (&row->s, block, row->k), step_t = kd_table_step (&row->t, block, row->k);
 
-    kd_pair_ahead (rows, index, last - at, n, put);
-    kd_pair_gradient (row->s.e + at, row->t.e + at, n, (float) (a * exp2 (step_s) / row->s.z), (float) (b * exp2 (step_t) / row->t.z),
+    kd_pair_gradient (row->s.e + at, row->t.e + at, n, (float) (a * kd_step_factor (step_s) / row->s.z), (float) (b * kd_step_factor (step_t) / row->t.z),
         KD_CROSS_FORWARD, out);
     if (label >= at && label < at + n)
       out[label - at] = (float) at_label;

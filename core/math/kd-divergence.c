@@ -12,15 +12,14 @@ last_pass (const KdDivergence *call, int64_t index, const KdPair *row, KdCross k
 
   for (int64_t at = last; at >= 0; at -= KD_BLOCK) {
     int64_t n = kd_block_length (call->size, at), block = at / KD_BLOCK;
-    double step_s = kd_table_step (&row->s, block, row->k), step_t = kd_table_step (&row->t, block, row->k), a = c * exp2 (step_s) / row->s.z, b;
+    double step_s = kd_table_step (&row->s, block, row->k), step_t = kd_table_step (&row->t, block, row->k), a = c * kd_step_factor (step_s) / row->s.z, b;
 
     if (kind == KD_CROSS_REVERSE) { /* powers of two to nats */
       b = step_s - step_t - (log_z + value) / KD_LN2;
       a *= KD_LN2;
     } else {
-      b = c * exp2 (step_t) / row->t.z;
+      b = c * kd_step_factor (step_t) / row->t.z;
     }
-    kd_pair_ahead (call, index, last - at, n, put);
     kd_pair_gradient (row->s.e + at, row->t.e + at, n, (float) a, (float) b, kind, out);
     kd_put_block (grad + at, out, n, put);
   }

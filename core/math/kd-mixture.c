@@ -4,7 +4,8 @@
 
 /* What a block needs: what takes its exponentials to probabilities, in float32, and its references. */
 typedef struct {
-  float f_s, f_t, ref_s, ref_t, shift; /* shift: log2 (q / p) = y_s - y_t + shift */
+  float f_s, f_t, ref_s, ref_t;
+  double step_s, step_t; /* of its references from the row's */
 } Block;
 
 /* Sums of the second pass: of the terms, and of A. */
@@ -19,8 +20,8 @@ block_of (const KdPair *row, int64_t at)
   double step_s = kd_table_step (&row->s, block, row->k), step_t = kd_table_step (&row->t, block, row->k);
 
   return (Block) {
-    (float) (exp2 (step_s) / row->s.z), (float) (exp2 (step_t) / row->t.z), row->s.reference_of[block], row->t.reference_of[block],
-    (float) (step_s - log2 (row->s.z) - step_t + log2 (row->t.z))
+    (float) (kd_step_factor (step_s) / row->s.z), (float) (kd_step_factor (step_t) / row->t.z), row->s.reference_of[block], row->t.reference_of[block],
+    step_s, step_t
   };
 }
 
@@ -81,18 +82,19 @@ block_variation (const KdPair *row, int64_t at, int64_t n)
   return (Sums) { 0.5 * sum, (double) block.f_s * sum_h };
 }
 
-/* Both KL: A itself takes the place of e_t. The powers are made again of the logits, which the cache still has. */
+/* Both KL: A itself takes the place of e_t. The powers are made again of the logits, which the cache still has; log2 (q / p) = y_s - y_t +
+ * @log_ratio. */
 KD_BODY Sums
-block_both (const KdPair *row, const float *s, const float *t, int64_t at, int64_t n, const Coefs *c)
+block_both (const KdPair *row, const float *s, const float *t, int64_t at, int64_t n, const Coefs *c, double log_ratio)
 {
   Block block = block_of (row, at);
   const float *restrict es = row->s.e + at;
-  float *restrict et = row->t.e + at, sum = 0.0f, sum_a = 0.0f, k = row->k;
+  float *restrict et = row->t.e + at, sum = 0.0f, sum_a = 0.0f, k = row->k, shift = (float) (block.step_s - block.step_t + log_ratio);
 
 #pragma omp simd reduction(+ \
                            : sum, sum_a)
   for (int64_t i = 0; i < n; i++) {
-    float q = es[i] * block.f_s, p = et[i] * block.f_t, u = ((s[i] - block.ref_s) * k - (t[i] - block.ref_t) * k + block.shift) * (float) KD_LN2;
+    float q = es[i] * block.f_s, p = et[i] * block.f_t, u = ((s[i] - block.ref_s) * k - (t[i] - block.ref_t) * k + shift) * (float) KD_LN2;
     float a = c->c_q * q * u - c->c_p * p;
     sum += (c->c_q * q - c->c_p * p) * u;
     sum_a += a;
@@ -101,22 +103,22 @@ block_both (const KdPair *row, const float *s, const float *t, int64_t at, int64
   return (Sums) { sum, sum_a };
 }
 
-/* All blocks, from behind; ahead of it the next row is read. */
+/* All blocks, from behind. */
 KD_BODY Sums
-second_pass (const KdDivergence *call, int64_t index, const KdPair *row, KdReal type, KdMeasureShape shape, int divide, const Coefs *c, KdPut put)
+second_pass (const KdDivergence *call, int64_t index, const KdPair *row, KdReal type, KdMeasureShape shape, int divide, const Coefs *c)
 {
   const float *student = call->student + index * call->size;
   const void *teacher = kd_row_of (call->teacher, type, index, call->size);
   float buffer[KD_BLOCK] __attribute__ ((aligned (64)));
   int64_t last = (call->size - 1) / KD_BLOCK * KD_BLOCK;
+  double log_ratio = shape == KD_MEASURE_KL ? log2 (row->t.z) - log2 (row->s.z) : 0.0;
   Sums sums = { 0.0, 0.0 };
 
   for (int64_t at = last; at >= 0; at -= KD_BLOCK) {
     int64_t n = kd_block_length (call->size, at);
     Sums block;
-    kd_pair_ahead (call, index, last - at, n, put);
     if (shape == KD_MEASURE_KL)
-      block = block_both (row, student + at, kd_load_block (teacher, type, at, n, buffer), at, n, c);
+      block = block_both (row, student + at, kd_load_block (teacher, type, at, n, buffer), at, n, c, log_ratio);
     else if (shape == KD_MEASURE_JSD && !divide)
       block = block_shannon (row, student + at, at, n, c);
     else if (shape == KD_MEASURE_TVD)
@@ -167,7 +169,7 @@ last_pass (const KdDivergence *call, int64_t index, const KdPair *row, KdMeasure
   for (int64_t at = 0; at < call->size; at += KD_BLOCK) {
     int64_t n = kd_block_length (call->size, at);
     const float *restrict es = row->s.e + at, *restrict kept = row->t.e + at;
-    double f_s = exp2 (kd_table_step (&row->s, at / KD_BLOCK, row->k)) / row->s.z;
+    double f_s = kd_step_factor (kd_table_step (&row->s, at / KD_BLOCK, row->k)) / row->s.z;
     float a = (float) (shape == KD_MEASURE_KL ? c_a : c_a * f_s), q = (float) (c_q * f_s);
 
 #pragma omp simd
@@ -232,7 +234,7 @@ row_shape (const KdDivergence *call, const KdMeasure *measure, int64_t index, Kd
   divide = first_pass (call, student, teacher, row, type, shape, cross);
   if (!isfinite (row->s.z) || !isfinite (row->t.z))
     return NAN;
-  sums = second_pass (call, index, row, type, shape, divide, &coefs, put);
+  sums = second_pass (call, index, row, type, shape, divide, &coefs);
   value = value_of (row, shape, measure, sums, &lost);
   if (!isfinite (value) || (shape == KD_MEASURE_KL && value > KD_LARGE))
     return NAN;

@@ -14,9 +14,10 @@ typedef struct {
 
 /* One block's exponentials and sums. */
 KD_BODY KdPairSums
-kd_pair_block (const float *s, const float *t, int64_t n, const KdPair *pair, int64_t at, KdCross kind, int floored)
+kd_pair_block (const float *s, const float *t, const float *s_ahead, const float *t_ahead, int64_t n, const KdPair *pair, int64_t at, KdCross kind,
+    int floored)
 {
-  KdPairBlock block = { s, t, n, pair->s.reference, pair->t.reference, pair->k, pair->s.e + at, pair->t.e + at };
+  KdPairBlock block = { s, t, s_ahead, t_ahead, n, pair->s.reference, pair->t.reference, pair->k, pair->s.e + at, pair->t.e + at };
 
   return pair->loops->pair[kind][floored](&block);
 }
@@ -67,13 +68,15 @@ kd_pair_read (KdPair *pair, const KdDivergence *call, const float *student, cons
     int raise = at == 0;
     KdPairSums sums;
 
-    kd_prefetch (student + at + KD_AHEAD, n * 4);
-    kd_prefetch ((const char *) teacher + (at + KD_AHEAD) * width, n * width);
+    const float *s_ahead = student + at + KD_AHEAD, *t_ahead = type == KD_REAL_F32 ? (const float *) teacher + at + KD_AHEAD : s_ahead;
+
+    if (type != KD_REAL_F32)
+      kd_prefetch ((const char *) teacher + (at + KD_AHEAD) * width, n * width);
     do {
       if (raise)
         kd_pair_raise (pair, s, t, n, kind);
-      sums = kd_pair_block (s, t, n, pair, at, kind, floored);
-      raise = !raise && (sums.top_s > KD_RISE || sums.top_t > KD_RISE);
+      sums = kd_pair_block (s, t, s_ahead, t_ahead, n, pair, at, kind, floored);
+      raise = !raise && !(sums.z_s <= KD_RISE && sums.z_t <= KD_RISE);
     } while (raise);
     pair->s.reference_of[at / KD_BLOCK] = pair->s.reference;
     pair->t.reference_of[at / KD_BLOCK] = pair->t.reference;
@@ -97,18 +100,6 @@ kd_pair_init (KdPair *pair, float *scratch, int64_t size, double temperature, in
   kd_table_init (&pair->s, scratch, size);
   kd_table_init (&pair->t, scratch + kd_table_floats (size), size);
   pair->k = (float) (KD_LOG2E / temperature);
-}
-
-/* Asks for a piece of the next row, @at of it, while this one's gradient is made: the first half, where the second level cache has room. */
-KD_BODY void
-kd_pair_ahead (const KdDivergence *call, int64_t index, int64_t at, int64_t n, KdPut put)
-{
-  int64_t width = (int64_t) kd_real_size (call->teacher_type);
-
-  if (put != KD_PUT_STREAM || call->size > KD_PREFETCH_SIZE || at >= call->size / 2)
-    return;
-  kd_prefetch (call->student + (index + 1) * call->size + at, n * 4);
-  kd_prefetch ((const char *) kd_row_of (call->teacher, call->teacher_type, index + 1, call->size) + at * width, n * width);
 }
 
 /* Below this a value is summed again in a form that does not cancel. */

@@ -2,16 +2,18 @@
  * that stays in the cache and sums them; the last pass, backwards, since the end is what the cache still has, makes the gradient of them.
  *
  * Exponentials are powers of two relative to a reference that the row has when the block is read: the largest of the first block,
- * raised only when a value is KD_RISE above it. So no pass for the maximum is needed; factors of blocks are 1 but for the few before a rise. */
+ * raised only when values are far above it. So no pass for the maximum is needed; factors of blocks are 1 but for the few before a rise. */
 #pragma once
 #include "kd-kernel.h"
+#include "kd-memory.h"
 #include <stdlib.h>
 #if defined(__SSE2__)
 #include <xmmintrin.h>
 #endif
 
-/* Powers of two above the reference; e^d stays far from overflow and the differences keep their digits. */
-#define KD_RISE 8.0f
+/* A block whose exponentials sum to more than this, or to no number, is made again with its largest for the reference: no power of two is above
+ * KD_BLOCK_TOP then, so that nothing overflows and the differences keep their digits. */
+#define KD_RISE 0x1p11f
 /* Floats that are asked for before they are needed: what one core's misses in flight hide. */
 #define KD_AHEAD 1024
 /* Gradients of at least this many bytes do not stay in the cache: written past it, their lines are not read first. */
@@ -125,7 +127,7 @@ kd_table_floats (int64_t size)
 static inline float *
 kd_scratch_new (int64_t floats)
 {
-  float *scratch = aligned_alloc (64, (size_t) (floats + 15) / 16 * 64);
+  float *scratch = kd_memory_new ((size_t) floats * sizeof *scratch);
 
   if (!scratch)
     abort (); /* as GLib does */
@@ -173,4 +175,11 @@ kd_table_step (const KdTable *table, int64_t block, float k)
   float then = table->reference_of[block];
 
   return then == table->reference ? 0.0 : ((double) then - table->reference) * k;
+}
+
+/* 2^step: nearly always of 0. */
+static inline double
+kd_step_factor (double step)
+{
+  return step == 0.0 ? 1.0 : exp2 (step);
 }

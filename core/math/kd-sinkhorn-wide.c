@@ -1,4 +1,5 @@
 /* Sinkhorn's points, costs and gradient for wide rows, in float32: sums of a block in lanes, of blocks in double. */
+#include "kd-memory.h"
 #include "kd-sinkhorn-private.h"
 #include "kd-softmax.h"
 
@@ -9,7 +10,7 @@
 static float *
 floats_new (int64_t n)
 {
-  float *memory = aligned_alloc (64, (size_t) (n + 15) / 16 * 64);
+  float *memory = kd_memory_new ((size_t) n * sizeof *memory);
 
   if (!memory)
     abort (); /* as GLib does */

@@ -1,5 +1,6 @@
 /* Internal to core/math: one row of a sparse teacher under way. */
 #pragma once
+#include "kd-block.h"
 #include "kd-row.h"
 #include "kd-sparse.h"
 #include <math.h>

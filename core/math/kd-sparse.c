@@ -2,29 +2,12 @@
 #include "kd-measure.h"
 #include "kd-topk-private.h"
 
-KD_BODY float
-block_exps (const float *x, int64_t n, float reference, float k, float *restrict e, float *ret_top)
-{
-  float sum = 0.0f, top = -FLT_MAX;
-
-#pragma omp simd reduction(+                    \
-                           : sum) reduction(max \
-                                            : top)
-  for (int64_t i = 0; i < n; i++) {
-    float y = (x[i] - reference) * k;
-    e[i] = kd_exp2f (y);
-    sum += e[i];
-    top = y > top ? y : top;
-  }
-  *ret_top = top;
-  return sum;
-}
-
 /* The student's exponentials and their sum over the ids outside: the known ones are made -infinity in a copy of their block. */
 KD_BODY void
 first_pass_body (const float *x, int64_t size, float k, KdSparseRow *row)
 {
   float buffer[KD_BLOCK] __attribute__ ((aligned (64)));
+  const KdBlockLoops *loops = &kd_block_loops[row->level];
   KdTable *table = &row->table;
 
   table->reference = -FLT_MAX;
@@ -32,17 +15,16 @@ first_pass_body (const float *x, int64_t size, float k, KdSparseRow *row)
   for (int64_t at = 0, b = 0; at < size; at += KD_BLOCK, b++) {
     int64_t n = kd_block_length (size, at);
     const float *block = x + at;
-    float sum, top;
-    kd_prefetch (x + at + KD_AHEAD, n * 4);
+    float sum;
     if (row->first[b] < row->first[b + 1]) {
       block = memcpy (buffer, block, (size_t) n * sizeof *buffer);
       for (int32_t i = row->first[b]; i < row->first[b + 1]; i++)
         buffer[row->id[row->order[i]] - at] = -INFINITY;
     }
-    sum = block_exps (block, n, table->reference, k, table->e + at, &top);
-    if (top > KD_RISE) {
+    sum = loops->exps (block, x + at + KD_AHEAD, n, table->reference, k, table->e + at);
+    if (!(sum <= KD_RISE)) {
       kd_table_raise (table, kd_block_top (block, n), k);
-      sum = block_exps (block, n, table->reference, k, table->e + at, &top);
+      sum = loops->exps (block, x + at + KD_AHEAD, n, table->reference, k, table->e + at);
     }
     table->reference_of[b] = table->reference;
     table->z += sum;
@@ -59,7 +41,7 @@ last_pass_body (int64_t size, float k, double factor, const KdSparseRow *row, Kd
 
   for (int64_t b = kd_block_count (size) - 1; b >= 0; b--) {
     int64_t at = b * KD_BLOCK, n = kd_block_length (size, at);
-    float f = (float) (factor * exp2 (kd_table_step (&row->table, b, k)));
+    float f = (float) (factor * kd_step_factor (kd_table_step (&row->table, b, k)));
     const float *e = row->table.e + at;
     if (put == KD_PUT_ADD) /* backwards is not what the hardware expects */
       kd_prefetch (grad + (at > 2 * KD_BLOCK ? at - 2 * KD_BLOCK : 0), KD_BLOCK * 4);

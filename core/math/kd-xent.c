@@ -10,22 +10,20 @@ typedef struct {
 } Row;
 
 typedef struct {
-  float z, sum, target, cross, top;
+  float z, sum, target, cross;
 } Sums;
 
 KD_BODY Sums
 block_sums (const float *x, const float *soft, int64_t n, float reference, int smooth, float *restrict e)
 {
-  float z = 0.0f, sum = 0.0f, target = 0.0f, cross = 0.0f, top = -FLT_MAX;
+  float z = 0.0f, sum = 0.0f, target = 0.0f, cross = 0.0f;
 
-#pragma omp simd reduction(+                                      \
-                           : z, sum, target, cross) reduction(max \
-                                                              : top)
+#pragma omp simd reduction(+ \
+                           : z, sum, target, cross)
   for (int64_t i = 0; i < n; i++) {
     float y = (x[i] - reference) * (float) KD_LOG2E;
     e[i] = kd_exp2f (y);
     z += e[i];
-    top = y > top ? y : top;
     if (smooth)
       sum += y;
     if (soft) {
@@ -33,7 +31,7 @@ block_sums (const float *x, const float *soft, int64_t n, float reference, int s
       cross += soft[i] * y;
     }
   }
-  return (Sums) { z, sum, target, cross, top };
+  return (Sums) { z, sum, target, cross };
 }
 
 /* From memory into the scratch. @start: the first reference at least. */
@@ -47,7 +45,8 @@ first_pass (const float *x, const float *soft, int64_t size, Row *row, float sta
     int raise = at == 0;
     Sums sums;
 
-    kd_prefetch (x + at + KD_AHEAD, n * 4);
+    if (soft || smooth)
+      kd_prefetch (x + at + KD_AHEAD, n * 4);
     if (soft)
       kd_prefetch (soft + at + KD_AHEAD, n * 4);
     do {
@@ -59,10 +58,9 @@ first_pass (const float *x, const float *soft, int64_t size, Row *row, float sta
       if (soft || smooth) {
         sums = block_sums (x + at, soft ? soft + at : NULL, n, row->x.reference, smooth, row->x.e + at);
       } else {
-        KdExpSums exps = loops->exps (x + at, n, row->x.reference, (float) KD_LOG2E, row->x.e + at);
-        sums = (Sums) { .z = exps.z, .top = exps.top };
+        sums = (Sums) { .z = loops->exps (x + at, x + at + KD_AHEAD, n, row->x.reference, (float) KD_LOG2E, row->x.e + at) };
       }
-      raise = !raise && sums.top > KD_RISE;
+      raise = !raise && !(sums.z <= KD_RISE);
     } while (raise);
     row->x.reference_of[at / KD_BLOCK] = row->x.reference;
     row->x.z += sums.z;
@@ -82,7 +80,7 @@ last_pass (const float *next, const float *soft, int64_t size, const Row *row, d
   for (int64_t at = last; at >= 0; at -= KD_BLOCK) {
     int64_t n = kd_block_length (size, at);
     const float *restrict e = row->x.e + at;
-    float factor = (float) (a * exp2 (kd_table_step (&row->x, at / KD_BLOCK, (float) KD_LOG2E)));
+    float factor = (float) (a * kd_step_factor (kd_table_step (&row->x, at / KD_BLOCK, (float) KD_LOG2E)));
     if (last - at < ahead)
       kd_prefetch (next + (last - at), n * 4);
 #pragma omp simd

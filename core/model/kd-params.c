@@ -1,5 +1,6 @@
 /* KdParamSet: naming, layout, initial values and state. Updating is kd-optimizer.c, files are kd-safetensors.c. */
 #include "kd-params-private.h"
+#include "../math/kd-memory.h"
 #include "../math/kd-random.h"
 
 #include <math.h>
@@ -14,7 +15,7 @@ gfloat *
 _kd_flat_new (gsize n)
 {
   gsize bytes = MAX (n, ALIGN_ELEMENTS) * sizeof (gfloat);
-  gfloat *memory = aligned_alloc (64, bytes);
+  gfloat *memory = kd_memory_new (bytes);
 
   if (!memory)
     g_error ("Out of memory: %" G_GSIZE_FORMAT " bytes for parameters", bytes);

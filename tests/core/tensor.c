@@ -1,6 +1,7 @@
 /* KdTensor: memory, views, conversions; half precision against the definition. */
 #include "kd-check.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 GST_START_TEST (memory_is_aligned_and_recycled)
@@ -19,6 +20,22 @@ GST_START_TEST (memory_is_aligned_and_recycled)
   a = kd_tensor_new (KD_FLOAT32, 2, dims);
   ck_assert_ptr_eq (a->data, data);
   kd_tensor_unref (a);
+}
+GST_END_TEST
+
+/* A table of many pages begins on a large one and holds its last byte. */
+GST_START_TEST (large_memory_is_whole)
+{
+  static const gsize sizes[] = { 0, 1, 65, ((gsize) 2 << 20) - 1, (gsize) 2 << 20, ((gsize) 5 << 20) + 3 };
+
+  for (guint i = 0; i < G_N_ELEMENTS (sizes); i++) {
+    guint8 *memory = kd_memory_new (sizes[i]);
+
+    ck_assert_uint_eq ((guintptr) memory % (sizes[i] < (gsize) 2 << 20 ? 64 : (gsize) 2 << 20), 0);
+    memset (memory, 0x5a, MAX (sizes[i], 1));
+    free (memory);
+  }
+  ck_assert_ptr_null (kd_memory_new (G_MAXSIZE / 2));
 }
 GST_END_TEST
 
@@ -150,6 +167,7 @@ tensor_suite (void)
 
   suite_add_tcase (suite, tcase);
   tcase_add_test (tcase, memory_is_aligned_and_recycled);
+  tcase_add_test (tcase, large_memory_is_whole);
   tcase_add_test (tcase, slice_shares_take_copies);
   tcase_add_test (tcase, utf8_rows);
   tcase_add_test (tcase, concat_refuses);
