@@ -139,7 +139,8 @@ kd_tool_bench (int argc, char **argv)
       threads = g_strdup_printf ("%d", options.threads);
 
       g_setenv ("OMP_NUM_THREADS", threads, TRUE); /* for the peer; kd_engine_get's own is set below its first use */
-      g_setenv ("KD_CPU_LEVEL", level, TRUE);
+      if (options.level > 0)
+        g_setenv ("KD_CPU_LEVEL", level, TRUE);
       kd_tool_init ();
       return benches[i].bench (&options);
     }

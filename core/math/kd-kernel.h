@@ -4,6 +4,7 @@
  * relaxed). KD_KERNEL instantiates it for x86-64, -v2, -v3 (AVX2, FMA) and -v4 (AVX-512); a KD_BODY is always inlined, because a function
  * that is called from a specialised one keeps the plain instruction set. Other machines get the one instance that their compiler makes. */
 #pragma once
+#include "kd-lanes.h"
 #include "kd-reduce.h"
 #include <float.h>
 #include <math.h>
@@ -24,23 +25,23 @@
 #define KD_PARALLEL_ELEMENTS (1 << 16)
 
 #if defined(__x86_64__)
-#define KD_KERNEL(name, parameters, arguments)                                                                                                                          \
-  static void name##_v1 parameters                                                                                                                                      \
-  {                                                                                                                                                                     \
-    name##_body arguments;                                                                                                                                              \
-  }                                                                                                                                                                     \
-  __attribute__ ((target ("sse4.2,popcnt"))) static void name##_v2 parameters                                                                                           \
-  {                                                                                                                                                                     \
-    name##_body arguments;                                                                                                                                              \
-  }                                                                                                                                                                     \
-  __attribute__ ((target ("avx2,fma,f16c,bmi,bmi2,lzcnt,popcnt"))) static void name##_v3 parameters                                                                     \
-  {                                                                                                                                                                     \
-    name##_body arguments;                                                                                                                                              \
-  }                                                                                                                                                                     \
-  __attribute__ ((target ("avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,f16c,bmi,bmi2,lzcnt,popcnt,prefer-vector-width=512"))) static void name##_v4 parameters \
-  {                                                                                                                                                                     \
-    name##_body arguments;                                                                                                                                              \
-  }                                                                                                                                                                     \
+#define KD_KERNEL(name, parameters, arguments)  \
+  static void name##_v1 parameters              \
+  {                                             \
+    name##_body arguments;                      \
+  }                                             \
+  KD_TARGET_V2 static void name##_v2 parameters \
+  {                                             \
+    name##_body arguments;                      \
+  }                                             \
+  KD_TARGET_V3 static void name##_v3 parameters \
+  {                                             \
+    name##_body arguments;                      \
+  }                                             \
+  KD_TARGET_V4 static void name##_v4 parameters \
+  {                                             \
+    name##_body arguments;                      \
+  }                                             \
   static void (*const name[5]) parameters = { name##_v1, name##_v1, name##_v2, name##_v3, name##_v4 };
 #else
 #define KD_KERNEL(name, parameters, arguments) \

@@ -60,16 +60,35 @@ kd_sinkhorn_tile (int64_t n)
  * is less than to a single one. */
 #define KD_SINKHORN_WIDE 512
 
-/* The softmax points of a wide problem: @x, @y [n, size]; @lse [2n] the normalisers of both, which tell two near probabilities apart. */
+/* The softmax points of a wide problem: @x, @y [n, stride], rows filled up with zeros; @lse [2n] the normalisers of both, which tell two near
+ * probabilities apart. */
 typedef struct {
   float *x, *y;
   double *lse;
+  int64_t stride;
 } KdWidePoints;
+
+/* Floats of rows that are worked on at once; their strides are multiples of it. */
+#define KD_WIDE_CHUNK 64
+/* Probabilities nearer to each other than this, relative to one of them, may stand in the other order once they are rounded. */
+#define KD_WIDE_NEAR 1e-6f
+
+/* One instruction set's loops over float32 rows.
+ * cost: sums of |x_a - y_b| for four rows each, of @m values, whole chunks.
+ * slope: @sum [chunk] = sum_j weight_j sign (x - y_j), of @n chunks @y one after the other; returns whether a sign is not sure. Where x is 0 the
+ * sign does not matter. */
+typedef struct {
+  void (*cost) (const float *const *x, const float *const *y, int64_t m, float (*sum)[4]);
+  int (*slope) (int64_t n, const float *x, const float *y, const float *weight, float *sum);
+} KdSinkhornLoops;
+
+/* For levels 1 to 4. */
+extern const KdSinkhornLoops kd_sinkhorn_loops[5];
 
 /* 0 when a row has none. To be cleared either way. */
 int kd_sinkhorn_wide_init (const KdSinkhorn *call, KdWidePoints *points);
 void kd_sinkhorn_wide_clear (KdWidePoints *points);
 /* @w [n, n]: the costs. */
 void kd_sinkhorn_wide_costs (const KdSinkhorn *call, const KdWidePoints *points, double *w, int level);
-/* Adds the gradient of scale x sum wbar W. */
+/* Adds the gradient of scale x sum wbar W. @points' y is gone after it. */
 void kd_sinkhorn_wide_gradient (const KdSinkhorn *call, const KdWidePoints *points, const double *wbar, int level);

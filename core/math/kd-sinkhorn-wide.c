@@ -2,10 +2,10 @@
 #include "kd-memory.h"
 #include "kd-sinkhorn-private.h"
 #include "kd-softmax.h"
+#include <omp.h>
 
-/* Floats of a gradient that stay in registers; floats of a row on which costs are worked at once, so that a tile stays in the first level. */
-#define CHUNK 64
-#define COLUMNS 512
+/* Floats of a row on which costs are worked at once, so that four rows of each side stay in the first level. */
+#define COLUMNS 1024
 
 static float *
 floats_new (int64_t n)
@@ -20,11 +20,12 @@ floats_new (int64_t n)
 int
 kd_sinkhorn_wide_init (const KdSinkhorn *call, KdWidePoints *points)
 {
-  int64_t n = call->n, size = call->size;
+  int64_t n = call->n, size = call->size, stride = (size + KD_WIDE_CHUNK - 1) / KD_WIDE_CHUNK * KD_WIDE_CHUNK;
   int bad = 0;
 
-  points->x = floats_new (2 * n * size);
-  points->y = points->x + n * size;
+  points->stride = stride;
+  points->x = floats_new (2 * n * stride);
+  points->y = points->x + n * stride;
   points->lse = (double *) floats_new (4 * n);
 #pragma omp parallel for schedule(static) reduction(| \
                                                     : bad)
@@ -37,8 +38,9 @@ kd_sinkhorn_wide_init (const KdSinkhorn *call, KdWidePoints *points)
         .type = student ? KD_REAL_F32 : call->teacher_type,
         .temperature = call->temperature,
         .lse = points->lse + i,
-        .probability = points->x + i * size,
+        .probability = points->x + i * stride,
         .level = call->level });
+    memset (points->x + i * stride + size, 0, (size_t) (stride - size) * sizeof (float));
     bad |= !isfinite (points->lse[i]);
   }
   return !bad;
@@ -51,54 +53,48 @@ kd_sinkhorn_wide_clear (KdWidePoints *points)
   free (points->lse);
 }
 
-/* Costs of the rows [first, last) of x. */
-KD_BODY void
-cost_body (int64_t n, int64_t size, const KdWidePoints *points, int64_t first, int64_t last, double *w)
+/* Costs of the rows [first, last) of x; each number comes from the same sums, whatever the tile. */
+static void
+tile_costs (const KdSinkhorn *call, const KdWidePoints *points, int64_t first, int64_t last, double *w, const KdSinkhornLoops *loops)
 {
+  int64_t n = call->n, stride = points->stride;
+
   memset (w + first * n, 0, (size_t) (last - first) * (size_t) n * sizeof *w);
-  for (int64_t at = 0; at < size; at += COLUMNS) {
-    int64_t m = size - at < COLUMNS ? size - at : COLUMNS;
-    for (int64_t i = first; i < last; i += KD_SINKHORN_GROUP)
-      for (int64_t j = 0; j < n; j++) {
-        const float *y = points->y + j * size + at, *x[KD_SINKHORN_GROUP];
-        float s0 = 0.0f, s1 = 0.0f, s2 = 0.0f, s3 = 0.0f, s[KD_SINKHORN_GROUP];
-        for (int64_t g = 0; g < KD_SINKHORN_GROUP; g++)
-          x[g] = points->x + (i + g < last ? i + g : i) * size + at;
-#pragma omp simd reduction(+ \
-                           : s0, s1, s2, s3)
-        for (int64_t v = 0; v < m; v++) {
-          s0 += fabsf (x[0][v] - y[v]);
-          s1 += fabsf (x[1][v] - y[v]);
-          s2 += fabsf (x[2][v] - y[v]);
-          s3 += fabsf (x[3][v] - y[v]);
+  for (int64_t at = 0; at < stride; at += COLUMNS) {
+    int64_t m = stride - at < COLUMNS ? stride - at : COLUMNS;
+    for (int64_t i = first; i < last; i += 4)
+      for (int64_t j = 0; j < n; j += 4) {
+        const float *x[4], *y[4];
+        float sum[4][4];
+        for (int64_t g = 0; g < 4; g++) {
+          x[g] = points->x + (i + g < last ? i + g : i) * stride + at;
+          y[g] = points->y + (j + g < n ? j + g : j) * stride + at;
         }
-        s[0] = s0, s[1] = s1, s[2] = s2, s[3] = s3;
-        for (int64_t g = 0; g < KD_SINKHORN_GROUP && i + g < last; g++)
-          w[(i + g) * n + j] += s[g];
+        loops->cost (x, y, m, sum);
+        for (int64_t a = 0; a < 4 && i + a < last; a++)
+          for (int64_t b = 0; b < 4 && j + b < n; b++)
+            w[(i + a) * n + j + b] += sum[a][b];
       }
   }
 }
-KD_KERNEL (cost, (int64_t n, int64_t size, const KdWidePoints *points, int64_t first, int64_t last, double *w), (n, size, points, first, last, w))
 
 void
 kd_sinkhorn_wide_costs (const KdSinkhorn *call, const KdWidePoints *points, double *w, int level)
 {
-  int64_t n = call->n, size = call->size, tile = kd_sinkhorn_tile (n);
+  int64_t n = call->n, tile = (n / (2 * omp_get_max_threads ()) + 3) / 4 * 4;
 
-#pragma omp parallel for schedule(dynamic) if (n * n * size >= KD_PARALLEL_ELEMENTS)
+  tile = tile > 4 ? tile : 4;
+#pragma omp parallel for schedule(dynamic) if (n * n * call->size >= KD_PARALLEL_ELEMENTS)
   for (int64_t i = 0; i < n; i += tile)
-    cost[level](n, size, points, i, i + tile < n ? i + tile : n, w);
+    tile_costs (call, points, i, i + tile < n ? i + tile : n, w, &kd_sinkhorn_loops[level]);
 }
 
-/* Probabilities nearer to each other than this, relative to one of them, may stand in the other order once they are rounded. */
-#define NEAR 1e-6f
-
-/* Some rows' gradients under way. @weight: [n, n]; @y: [n, CHUNK] of the piece at hand, side by side; @dx: [rows, size]. */
+/* The gradient under way. @weight: [n, n]; @y: [n, chunk] of the piece at hand, side by side. */
 typedef struct {
   const KdSinkhorn *call;
   const KdWidePoints *points;
   const float *weight;
-  float *y, *dx;
+  float *y;
 } Slope;
 
 /* sign (x_iv - y_jv) of the logits, in double. */
@@ -114,73 +110,39 @@ exact_sign (const Slope *slope, int64_t i, int64_t j, int64_t v)
                                               : 0.0f;
 }
 
-/* Bits of |d|: their order is that of the numbers. */
-KD_BODY uint32_t
-size_bits (float d)
-{
-  return kd_as_bits (d) & 0x7fffffffu;
-}
-
-KD_BODY int
-any_near (const float *x, const float *y, int64_t m)
-{
-  int near = 0;
-
-#pragma omp simd reduction(| \
-                           : near)
-  for (int64_t v = 0; v < m; v++)
-    near |= size_bits (x[v] - y[v]) < kd_as_bits (NEAR * x[v]);
-  return near;
-}
-
-/* Mends the pieces of row @i's sum whose signs are not sure. */
-KD_BODY void
-mend_near (const Slope *slope, int64_t i, int64_t at, int64_t m, float *sum)
+/* Mends the signs of a piece of row @i's sum that are not sure. */
+static void
+mend_near (const Slope *slope, int64_t i, int64_t at, float *sum)
 {
   int64_t n = slope->call->n;
-  const float *x = slope->points->x + i * slope->call->size + at;
+  const float *x = slope->points->x + i * slope->points->stride + at;
 
-  for (int64_t j = 0; j < n; j++) {
-    const float *y = slope->y + j * CHUNK;
-    if (!any_near (x, y, m))
-      continue;
-    for (int64_t v = 0; v < m; v++)
-      if (fabsf (x[v] - y[v]) < NEAR * x[v])
-        sum[v] += slope->weight[i * n + j] * (exact_sign (slope, i, j, at + v) - (signbit (x[v] - y[v]) ? -1.0f : 1.0f));
-  }
-}
-
-/* @m values from @at on of row @i: sum_j of weight_ij sign (x - y_j), in registers when @m is a constant. Where x is 0 it does not matter. */
-KD_BODY void
-slope_piece (const Slope *slope, int64_t i, int64_t at, int64_t m, float *restrict dx)
-{
-  int64_t n = slope->call->n;
-  const float *x = slope->points->x + i * slope->call->size + at, *weight = slope->weight + i * n;
-  float sum[CHUNK] = { 0.0f };
-  uint32_t nearest[CHUNK];
-  int near = 0;
-
-  memset (nearest, 0xff, sizeof nearest);
-  for (int64_t j = 0; j < n; j++) {
-    const float *y = slope->y + j * CHUNK;
-    uint32_t w = kd_as_bits (weight[j]);
-#pragma omp simd
-    for (int64_t v = 0; v < m; v++) {
-      float d = x[v] - y[v];
-      nearest[v] = size_bits (d) < nearest[v] ? size_bits (d) : nearest[v];
-      sum[v] += kd_as_float (w ^ (kd_as_bits (d) & 0x80000000u));
+  for (int64_t j = 0; j < n; j++)
+    for (int64_t v = 0; v < KD_WIDE_CHUNK; v++) {
+      float d = x[v] - slope->y[j * KD_WIDE_CHUNK + v];
+      if (fabsf (d) < KD_WIDE_NEAR * x[v])
+        sum[v] += slope->weight[i * n + j] * (exact_sign (slope, i, j, at + v) - (signbit (d) ? -1.0f : 1.0f));
     }
+}
+
+/* @dx [n, stride] at a chunk: sum_j of weight_ij sign (x_i - y_j). It takes the place of y, whose chunk is not needed any more. */
+static void
+chunk_slopes (const Slope *slope, int64_t at, const KdSinkhornLoops *loops)
+{
+  int64_t n = slope->call->n, stride = slope->points->stride;
+
+  for (int64_t j = 0; j < n; j++)
+    memcpy (slope->y + j * KD_WIDE_CHUNK, slope->points->y + j * stride + at, KD_WIDE_CHUNK * sizeof (float));
+  for (int64_t i = 0; i < n; i++) {
+    float *dx = slope->points->y + i * stride + at;
+    if (loops->slope (n, slope->points->x + i * stride + at, slope->y, slope->weight + i * n, dx))
+      mend_near (slope, i, at, dx);
   }
-  for (int64_t v = 0; v < m; v++)
-    near |= nearest[v] < kd_as_bits (NEAR * x[v]);
-  if (near)
-    mend_near (slope, i, at, m, sum);
-  memcpy (dx + at, sum, (size_t) m * sizeof *sum);
 }
 
 /* Through the softmax: c x (dx - sum x dx). */
 KD_BODY void
-add_row (const float *x, const float *dx, int64_t size, double c, float *restrict grad)
+add_row_body (const float *x, const float *dx, int64_t size, double c, float *restrict grad)
 {
   double mean = 0.0;
 
@@ -197,48 +159,27 @@ add_row (const float *x, const float *dx, int64_t size, double c, float *restric
   for (int64_t v = 0; v < size; v++)
     grad[v] += (float) c * x[v] * (dx[v] - (float) mean);
 }
-
-/* The rows [first, last). */
-KD_BODY void
-gradient_body (const Slope *slope, int64_t first, int64_t last)
-{
-  const KdSinkhorn *call = slope->call;
-  int64_t n = call->n, size = call->size;
-
-  for (int64_t at = 0; at < size; at += CHUNK) {
-    int64_t m = size - at < CHUNK ? size - at : CHUNK;
-    for (int64_t j = 0; j < n; j++)
-      memcpy (slope->y + j * CHUNK, slope->points->y + j * size + at, (size_t) m * sizeof (float));
-    for (int64_t i = first; i < last; i++) {
-      float *dx = slope->dx + (i - first) * size;
-      if (m == CHUNK)
-        slope_piece (slope, i, at, CHUNK, dx);
-      else
-        slope_piece (slope, i, at, m, dx);
-    }
-  }
-  for (int64_t i = first; i < last; i++)
-    add_row (slope->points->x + i * size, slope->dx + (i - first) * size, size, call->scale / call->temperature, call->grad + call->row[i] * size);
-}
-KD_KERNEL (gradient, (const Slope *slope, int64_t first, int64_t last), (slope, first, last))
+KD_KERNEL (add_row, (const float *x, const float *dx, int64_t size, double c, float *restrict grad), (x, dx, size, c, grad))
 
 void
 kd_sinkhorn_wide_gradient (const KdSinkhorn *call, const KdWidePoints *points, const double *wbar, int level)
 {
-  int64_t n = call->n, size = call->size, tile = kd_sinkhorn_tile (n);
+  int64_t n = call->n, stride = points->stride;
   float *weight = floats_new (n * n);
 
   for (int64_t i = 0; i < n * n; i++)
     weight[i] = (float) wbar[i];
-#pragma omp parallel if (n * n * size >= KD_PARALLEL_ELEMENTS)
+#pragma omp parallel if (n * n * call->size >= KD_PARALLEL_ELEMENTS)
   {
-    float *memory = floats_new (n * CHUNK + tile * size);
-    Slope slope = { call, points, weight, memory, memory + n * CHUNK };
+    Slope slope = { call, points, weight, floats_new (n * KD_WIDE_CHUNK) };
 
-#pragma omp for schedule(dynamic)
-    for (int64_t first = 0; first < n; first += tile)
-      gradient[level](&slope, first, first + tile < n ? first + tile : n);
-    free (memory);
+#pragma omp for schedule(static)
+    for (int64_t at = 0; at < stride; at += KD_WIDE_CHUNK)
+      chunk_slopes (&slope, at, &kd_sinkhorn_loops[level]);
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < n; i++)
+      add_row[level](points->x + i * stride, points->y + i * stride, call->size, call->scale / call->temperature, call->grad + call->row[i] * call->size);
+    free (slope.y);
   }
   free (weight);
 }

@@ -1,22 +1,11 @@
 #include "kd-softmax.h"
+#include "kd-block.h"
 #include "kd-kernel.h"
 
 typedef struct {
   double lse, max_probability, entropy;
   int64_t argmax;
 } Summary;
-
-KD_BODY float
-block_exp_sum (const float *x, int64_t n, float max, float inv_t)
-{
-  float z = 0.0f;
-
-#pragma omp simd reduction(+ \
-                           : z)
-  for (int64_t i = 0; i < n; i++)
-    z += kd_expf ((x[i] - max) * inv_t);
-  return z;
-}
 
 /* What a block adds to the entropy: @z the sum of e = exp ((x - max) / T) without the row's largest entry, @w the sum of e (max - x) / T. Both
  * have positive terms only, and the 1 of the largest entry does not swallow them. */
@@ -46,40 +35,52 @@ first_equal (const float *x, int64_t n, float value)
   return i;
 }
 
-/* lse is NaN when the row needs the exact way. */
-KD_BODY void
-row_kind (const KdSoftmax *call, int64_t row, Summary *ret, KdReal type)
+/* The largest entry and its place; 0 when the row needs the exact way. */
+KD_BODY int
+find_top (const void *x, KdReal type, int64_t size, float *ret_max, int64_t *ret_argmax)
 {
-  const void *x = kd_row_of (call->logits, type, row, call->size);
-  float *out = call->probability ? call->probability + row * call->size : NULL;
-  float inv_t = (float) (1.0 / call->temperature), max = -FLT_MAX, buffer[KD_BLOCK] __attribute__ ((aligned (64)));
-  double z = 0.0;
+  float buffer[KD_BLOCK] __attribute__ ((aligned (64)));
 
-  ret->lse = NAN;
-  for (int64_t at = 0; at < call->size; at += KD_BLOCK) {
-    int64_t n = call->size - at < KD_BLOCK ? call->size - at : KD_BLOCK;
+  *ret_max = -FLT_MAX;
+  for (int64_t at = 0; at < size; at += KD_BLOCK) {
+    int64_t n = size - at < KD_BLOCK ? size - at : KD_BLOCK;
     const float *block = kd_load_block (x, type, at, n, buffer);
     int fast;
     float top = kd_block_max (block, n, &fast);
     if (!fast)
-      return;
-    if (top > max) {
-      z *= at ? exp (((double) max - top) * inv_t) : 0.0;
-      ret->argmax = at + first_equal (block, n, top);
-      max = top;
+      return 0;
+    if (top > *ret_max) {
+      *ret_argmax = at + first_equal (block, n, top);
+      *ret_max = top;
     }
-    z += block_exp_sum (block, n, max, inv_t);
+  }
+  return 1;
+}
+
+/* lse is NaN when the row needs the exact way. */
+KD_BODY void
+row_kind (const KdSoftmax *call, int64_t row, Summary *ret, KdReal type, const KdBlockLoops *loops)
+{
+  const void *x = kd_row_of (call->logits, type, row, call->size);
+  float *out = call->probability ? call->probability + row * call->size : NULL;
+  float inv_t = (float) (1.0 / call->temperature), max, scale;
+  float buffer[KD_BLOCK] __attribute__ ((aligned (64))), e[KD_BLOCK] __attribute__ ((aligned (64)));
+  double z = 0.0;
+
+  ret->lse = NAN;
+  if (!find_top (x, type, call->size, &max, &ret->argmax))
+    return;
+  for (int64_t at = 0; at < call->size; at += KD_BLOCK) {
+    int64_t n = call->size - at < KD_BLOCK ? call->size - at : KD_BLOCK;
+    const float *block = kd_load_block (x, type, at, n, buffer);
+    z += loops->exps (block, block, n, max, (float) (KD_LOG2E / call->temperature), out ? out + at : e);
   }
   ret->lse = max / call->temperature + log (z);
   ret->max_probability = 1.0 / z;
-  for (int64_t at = 0; out && at < call->size; at += KD_BLOCK) {
-    int64_t n = call->size - at < KD_BLOCK ? call->size - at : KD_BLOCK;
-    const float *block = kd_load_block (x, type, at, n, buffer);
-    float scale = (float) (1.0 / z);
+  scale = (float) (1.0 / z);
 #pragma omp simd
-    for (int64_t i = 0; i < n; i++)
-      out[at + i] = scale * kd_expf ((block[i] - max) * inv_t);
-  }
+  for (int64_t i = 0; i < (out ? call->size : 0); i++)
+    out[i] *= scale;
   if (call->entropy) {
     double rest = 0.0, w = 0.0;
     for (int64_t at = 0; at < call->size; at += KD_BLOCK) {
@@ -93,10 +94,12 @@ row_kind (const KdSoftmax *call, int64_t row, Summary *ret, KdReal type)
 KD_BODY void
 row_fast_body (const KdSoftmax *call, int64_t row, Summary *ret)
 {
+  const KdBlockLoops *loops = &kd_block_loops[kd_kernel_level (call->level)];
+
   if (call->type == KD_REAL_F32)
-    row_kind (call, row, ret, KD_REAL_F32);
+    row_kind (call, row, ret, KD_REAL_F32, loops);
   else
-    row_kind (call, row, ret, call->type);
+    row_kind (call, row, ret, call->type, loops);
 }
 
 KD_KERNEL (row_fast, (const KdSoftmax *call, int64_t row, Summary *ret), (call, row, ret))
