@@ -345,12 +345,13 @@ kd_cache_manifest_parse (const gchar *text, gssize size, const gchar *path, GErr
   g_autoptr (KdCacheManifest) manifest = kd_cache_manifest_new ();
   g_autoptr (GError) why = NULL;
   g_autofree gchar *wrong = NULL, *valid = NULL;
+  const gchar *fault;
   JsonNode *root;
 
   if (!g_utf8_validate (text, size, NULL))
     wrong = g_strdup ("reason=not UTF-8");
-  else if (kd_json_is_deep (text, size < 0 ? strlen (text) : (gsize) size))
-    wrong = g_strdup_printf ("reason=nested deeper than %d levels", KD_JSON_MAX_DEPTH);
+  else if ((fault = kd_json_fault (text, size < 0 ? strlen (text) : (gsize) size)))
+    wrong = g_strdup_printf ("reason=%s", fault);
   if (!wrong && !json_parser_load_from_data (parser, text, size, &why))
     wrong = g_strdup_printf ("reason=%s", why->message);
   root = wrong ? NULL : json_parser_get_root (parser);

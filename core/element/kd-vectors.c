@@ -93,13 +93,14 @@ set_properties (Case *c, const gchar *json, const gchar *extra, GError **error)
 {
   g_autoptr (JsonParser) parser = json_parser_new ();
   g_auto (GStrv) pairs = g_strsplit (extra, " ", -1);
+  const gchar *fault = kd_json_fault (json, strlen (json));
   JsonObject *object;
   JsonObjectIter iter;
   const gchar *name;
   JsonNode *node;
 
-  if (kd_json_is_deep (json, strlen (json))) {
-    g_set_error (error, KD_ERROR, KD_ERROR_FORMAT, "Nested too deep: attribute=properties, wanted=at most %d levels", KD_JSON_MAX_DEPTH);
+  if (fault) {
+    g_set_error (error, KD_ERROR, KD_ERROR_FORMAT, "Not the JSON it should be: attribute=properties, reason=%s", fault);
     return FALSE;
   }
   if (!json_parser_load_from_data (parser, json, -1, error))

@@ -80,13 +80,16 @@ parse_header (File *file, guint64 header_bytes, GError **error)
 {
   g_autofree gchar *text = g_malloc (header_bytes + 1);
   g_autoptr (GError) reason = NULL;
+  const gchar *fault;
   JsonNode *root;
 
   if (!read_at (file, 8, text, header_bytes, error))
     return FALSE;
   text[header_bytes] = 0;
-  if (!g_utf8_validate_len (text, header_bytes, NULL) || kd_json_is_deep (text, header_bytes))
-    return refuse (file, error, "the header is not the JSON it should be");
+  if (!g_utf8_validate_len (text, header_bytes, NULL))
+    return refuse (file, error, "the header is not UTF-8");
+  if ((fault = kd_json_fault (text, header_bytes)))
+    return refuse (file, error, "header: %s", fault);
   file->parser = json_parser_new_immutable ();
   if (!json_parser_load_from_data (file->parser, text, (gssize) header_bytes, &reason))
     return refuse (file, error, "header: %s", reason->message);

@@ -164,11 +164,45 @@ GST_START_TEST (test_deep_json)
   ck_assert (g_file_set_contents (file, text->str, -1, NULL));
   ck_assert (!kd_cache_reader_open (path, &error));
   kd_assert_error (error, KD_ERROR_SCHEMA, "reason=nested deeper than 64 levels");
-  ck_assert (!kd_json_is_deep ("[\"[[[\\\"[[[\", {}]", 17));
   g_string_truncate (text, 64);
-  ck_assert (!kd_json_is_deep (text->str, 64));
+  ck_assert_ptr_null (kd_json_fault (text->str, 64));
   g_string_append_c (text, '{');
-  ck_assert (kd_json_is_deep (text->str, 65));
+  ck_assert_str_eq (kd_json_fault (text->str, 65), "nested deeper than 64 levels");
+}
+GST_END_TEST;
+
+static const gchar *const good_json[] = { "", " [] ", "[\"[[[\\\"[[[ 'a' // 01\", {}]", "{\"a\":[1e-05,-1E+05,0.5,0,-0,10,1e400]}", "[9223372036854775807,-9223372036854775808]",
+  "7", "[\"open" };
+
+/* What json-glib takes and reads as something else, or dies of. */
+static const struct {
+  const gchar *text, *fault;
+} bad_json[] = { { "{\"a\":1}{\"a\":2}", "a second value" }, { "[1]\n[2]", "a second value" }, { "[9223372036854775808]", "beyond 64 bits" },
+  { "{\"a\":-9223372036854775809}", "beyond 64 bits" }, { "99999999999999999999", "beyond 64 bits" }, { "[010]", "0 before" }, { "[-01]", "0 before" },
+  { "[0x10]", "0 before" }, { "['\"',[[[", "single quote" }, { "[1 /* \" */,[[[", "a comment" }, { "# \"\n[[[", "a comment" } };
+
+GST_START_TEST (test_json_fault)
+{
+  for (gsize i = 0; i < G_N_ELEMENTS (good_json); i++)
+    ck_assert_msg (!kd_json_fault (good_json[i], strlen (good_json[i])), "%s: %s", good_json[i], kd_json_fault (good_json[i], strlen (good_json[i])));
+  for (gsize i = 0; i < G_N_ELEMENTS (bad_json); i++) {
+    const gchar *fault = kd_json_fault (bad_json[i].text, strlen (bad_json[i].text));
+    ck_assert_msg (fault && strstr (fault, bad_json[i].fault), "%s: %s", bad_json[i].text, fault ? fault : "no fault");
+  }
+}
+GST_END_TEST;
+
+/* Brackets behind a quote that is none: once counted as text, and the parser ran out of stack. */
+GST_START_TEST (test_hidden_depth)
+{
+  g_autofree gchar *file = g_strconcat (path, ".parts/manifest.json", NULL), *deep = g_strnfill (1 << 20, '[');
+  g_autofree gchar *text = g_strconcat ("{\"a\":['\"',", deep, NULL);
+  GError *error = NULL;
+
+  write_cache (1, TRUE);
+  ck_assert (g_file_set_contents (file, text, -1, NULL));
+  ck_assert (!kd_cache_reader_open (path, &error));
+  kd_assert_error (error, KD_ERROR_SCHEMA, "reason=a comment or a single quote, which are no JSON");
 }
 GST_END_TEST;
 
@@ -263,6 +297,8 @@ hostile_suite (void)
   tcase_add_loop_test (t, test_lying_manifest, 0, G_N_ELEMENTS (lies));
   tcase_add_test (t, test_rows_that_no_file_holds);
   tcase_add_test (t, test_deep_json);
+  tcase_add_test (t, test_json_fault);
+  tcase_add_test (t, test_hidden_depth);
   tcase_add_loop_test (t, test_hostile_filters, 0, G_N_ELEMENTS (filters));
   tcase_add_loop_test (t, test_honest_filters, 0, 5);
   tcase_add_test (t, test_name_that_is_no_text);

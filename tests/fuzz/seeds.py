@@ -187,6 +187,7 @@ def cache():
     one("logprob-with-size", manifest(KEYS + " teacher.logits=uint8:3 teacher.logits.scale=float16:2", [part(**UNEVEN)],
                                       [encoding("teacher.logits", "logprob8", universe=100, size=7)]), IDS, VIEWS, *codes, kind="found")
     put("manifest", "deep", "[" * (1 << 17), kind="found")
+    put("manifest", "deep-behind-a-quote", '{"a":[\'"\',' + "[" * (1 << 17), kind="found")
     put("manifest", "not-utf8", b'{"schema": "\xd2', kind="found")
     put("manifest", "word-cut-in-a-letter", '{"sample.id=int64 sampl\u0416\u0416\u0416\u0416" "x"}', kind="found")
     put("manifest", "rows-no-file-holds", manifest(dense, [part(1 << 60, 0, 11)]).replace("$0", "9").replace("#0", "0000000a"), kind="found")

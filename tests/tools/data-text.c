@@ -167,7 +167,9 @@ GST_START_TEST (test_jsonl_bad)
   bad_second_line ("{\"a\":1.5}", "{\"a\":1e300}", "Number too large: path=\"bad.jsonl\", line=2, key=a");
   bad_second_line ("{\"a\":{}}", "{}", "Value of no use: path=\"bad.jsonl\", line=1, key=a, came=an object");
   bad_second_line ("{\"label\":1}", "{\"label\":-1}", "Negative label: path=\"bad.jsonl\", line=2, key=label, came=-1");
-  bad_second_line ("{\"a\":1}", deep, "Nested too deep: path=\"bad.jsonl\", line=2");
+  bad_second_line ("{\"a\":1}", deep, "Not JSON: path=\"bad.jsonl\", line=2, key=(line), came=nested deeper than 64 levels");
+  bad_second_line ("{\"a\":1}", "{\"a\":2}{\"a\":3}", "line=2, key=(line), came=a second value after the first; every line must be one whole object");
+  bad_second_line ("{\"a\":1}", "{\"a\":99999999999999999999}", "line=2, key=(line), came=a whole number beyond 64 bits");
   bad_second_line ("{\"a\":1}", "{\"a\":\"\xff\"}", "Not UTF-8 text: path=\"bad.jsonl\", line=2");
   write_text ("k.jsonl", "{\"a\":1}\n");
   expect_failure ("import k.jsonl --label b -o k.h5", 1, "No such key: path=\"k.jsonl\", line=1, key=b");

@@ -79,11 +79,12 @@ static JsonObject *
 parse_line (KdJsonl *self, const KdLines *lines, GError **error)
 {
   GError *inner = NULL;
+  const gchar *fault;
   JsonNode *root;
 
   self->line = lines->number;
-  if (kd_json_is_deep ((const gchar *) lines->line->data, lines->line->len - 1)) {
-    fail (self, error, KD_ERROR_RANGE, "Nested too deep", "(line)", "more than 64 levels", "is this the right file?");
+  if ((fault = kd_json_fault ((const gchar *) lines->line->data, lines->line->len - 1))) {
+    fail (self, error, KD_ERROR_FORMAT, "Not JSON", "(line)", fault, "every line must be one whole object");
     return NULL;
   }
   if (!json_parser_load_from_data (self->parser, (const gchar *) lines->line->data, (gssize) lines->line->len - 1, &inner)) {
