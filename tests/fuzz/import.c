@@ -14,12 +14,12 @@ LLVMFuzzerTestOneInput (const guint8 *data, gsize size)
 {
   static const struct {
     const KdImportFormat *format;
-    const gchar *name, *label;
-  } formats[] = { { &kd_import_csv, "x.csv", NULL }, { &kd_import_jsonl, "x.jsonl", "k" }, { &kd_import_idx, "x.idx", NULL }, { &kd_import_npy, "x.npy", NULL }, { &kd_import_npz, "x.npz", NULL } };
+    const gchar *name, *label, *split;
+  } formats[] = { { &kd_import_csv, "x.csv", NULL }, { &kd_import_jsonl, "x.jsonl", "k" }, { &kd_import_idx, "x.idx", NULL }, { &kd_import_npy, "x.npy", NULL }, { &kd_import_npz, "x.npz", NULL }, { &kd_import_json, "x.json", "k" }, { &kd_import_json, "s.json", "1", "s" } };
   FuzzBytes bytes = { data, size };
   guint which = fuzz_u8 (&bytes) % G_N_ELEMENTS (formats);
   g_autofree gchar *input = fuzz_path (formats[which].name), *output = fuzz_path ("out.h5");
-  KdImportOptions options = { .input = input, .output = output, .label = (gchar *) formats[which].label };
+  KdImportOptions options = { .input = input, .output = output, .label = (gchar *) formats[which].label, .split = (gchar *) formats[which].split };
   GError *error = NULL;
 
   g_set_print_handler (quiet);

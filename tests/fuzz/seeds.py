@@ -239,6 +239,8 @@ def imports():
     rows = {"csv": (0, b"x,y,label\n1,2,cat\n3,\"4\",dog\n"), "jsonl": (1, b'{"a":1,"b":[1,2.5],"k":"x"}\n{"a":2,"b":[3,4],"k":"y"}\n'),
             "idx": (2, b"\0\0\x08\3\0\0\0\2\0\0\0\2\0\0\0\2\1\2\3\4\5\6\7\x08"),
             "npy": (3, b"\x93NUMPY\1\0\x39\0{'descr': '<i2', 'fortran_order': False, 'shape': (2, 2)}\n\1\0\2\0\3\0\4\0"),
+            "json": (5, b'[{"a":1,"b":[1,2.5],"k":"x"},{"a":2,"b":[3,4],"k":"y"}]'), "json-split": (6, b'{"r":[],"s":[["a","x",1],["b","y",2]]}'),
+            "bad-json": (5, b'[{"a":1,"k":"x"},["a"]]'), "bad-json-split": (6, b'{"r":[[1]]}'),
             "bad-csv": (0, b"x,y\n1,2\n3\n"), "bad-jsonl": (1, b'{"a":' + b"[" * 30), "bad-idx": (2, b"\0\0\x08\3\xff\xff\xff\xff\0\0\0\2\0\0\0\2"),
             "bad-npy": (3, b"\x93NUMPY\1\0\x10\0{'descr': '|O8'"), "bad-npz": (4, b"PK\3\4\x14\0\0\0\0\0")}
     for name, (which, data) in rows.items():

@@ -5,20 +5,22 @@
 
 typedef struct {
   const KdImportFormat *format;
-  const gchar *name, *label;
+  const gchar *name, *label, *split;
   gsize n;
   const gchar *bytes;
 } Seed;
 
 #define BYTES(text) sizeof (text) - 1, text
 static const Seed seeds[] = {
-  { &kd_import_csv, "a.csv", NULL, BYTES ("x,y,label\n1,2,cat\n3,\"4\",dog\n-5e1,6,cat\n") },
-  { &kd_import_csv, "b.csv", NULL, BYTES ("a;\"b;\"\"c\r\nd\";1\r\ne;f;2\r\n") },
-  { &kd_import_jsonl, "c.jsonl", "k", BYTES ("{\"a\":1,\"b\":[1,2.5],\"k\":\"x\"}\n{\"a\":2,\"b\":[3,4],\"k\":\"y\"}\n") },
-  { &kd_import_idx, "d.idx", NULL, BYTES ("\0\0\x08\3\0\0\0\2\0\0\0\2\0\0\0\2\1\2\3\4\5\6\7\x08") },
-  { &kd_import_idx, "e.idx", NULL, BYTES ("\0\0\x0d\1\0\0\0\1\x3f\x80\0\0") },
-  { &kd_import_npy, "f.npy", NULL, BYTES ("\x93NUMPY\1\0\x39\0{'descr': '<i2', 'fortran_order': False, 'shape': (2, 2)}\n\1\0\2\0\3\0\4\0") },
-  { &kd_import_npz, "g.npz", NULL, BYTES ("PK\3\4\x14\0\0\0\0\0\0\0\0\0\0\0\0\0\x20\0\0\0\x20\0\0\0\5\0\0\0x.npy\x93NUMPY\1\0\x10\0") },
+  { &kd_import_csv, "a.csv", NULL, NULL, BYTES ("x,y,label\n1,2,cat\n3,\"4\",dog\n-5e1,6,cat\n") },
+  { &kd_import_csv, "b.csv", NULL, NULL, BYTES ("a;\"b;\"\"c\r\nd\";1\r\ne;f;2\r\n") },
+  { &kd_import_jsonl, "c.jsonl", "k", NULL, BYTES ("{\"a\":1,\"b\":[1,2.5],\"k\":\"x\"}\n{\"a\":2,\"b\":[3,4],\"k\":\"y\"}\n") },
+  { &kd_import_json, "h.json", "1", "s", BYTES ("{\"r\":[],\"s\":[[\"a\",\"x\",[1,2]],[\"b\",\"y\",[3,4]]]}") },
+  { &kd_import_json, "i.json", NULL, NULL, BYTES ("[{\"a\":1,\"b\":[1,2.5]},{\"a\":2,\"b\":[3,4]}]") },
+  { &kd_import_idx, "d.idx", NULL, NULL, BYTES ("\0\0\x08\3\0\0\0\2\0\0\0\2\0\0\0\2\1\2\3\4\5\6\7\x08") },
+  { &kd_import_idx, "e.idx", NULL, NULL, BYTES ("\0\0\x0d\1\0\0\0\1\x3f\x80\0\0") },
+  { &kd_import_npy, "f.npy", NULL, NULL, BYTES ("\x93NUMPY\1\0\x39\0{'descr': '<i2', 'fortran_order': False, 'shape': (2, 2)}\n\1\0\2\0\3\0\4\0") },
+  { &kd_import_npz, "g.npz", NULL, NULL, BYTES ("PK\3\4\x14\0\0\0\0\0\0\0\0\0\0\0\0\0\x20\0\0\0\x20\0\0\0\5\0\0\0x.npy\x93NUMPY\1\0\x10\0") },
 };
 
 /* One to eight changes: a bit, a byte, a piece gone or doubled, the end cut. */
@@ -68,7 +70,7 @@ static void
 run_seed (const Seed *seed, guint which)
 {
   g_autofree gchar *input = g_build_filename (folder, seed->name, NULL), *output = g_build_filename (folder, "out.h5", NULL);
-  KdImportOptions options = { .input = input, .output = output, .label = (gchar *) seed->label };
+  KdImportOptions options = { .input = input, .output = output, .label = (gchar *) seed->label, .split = (gchar *) seed->split };
   guint n_good = 0, n = iterations ();
 
   for (guint i = 0; i < n; i++) {

@@ -4,8 +4,8 @@
 #include <glib/gstdio.h>
 #include <string.h>
 
-static const KdImportFormat *const formats[] = { &kd_import_npy, &kd_import_npz, &kd_import_idx, &kd_import_images, &kd_import_jsonl,
-  &kd_import_csv };
+static const KdImportFormat *const formats[] = { &kd_import_npy, &kd_import_npz, &kd_import_idx, &kd_import_images, &kd_import_json,
+  &kd_import_jsonl, &kd_import_csv };
 
 gboolean
 kd_import_wants (const KdImportOptions *options, const gchar *source)
@@ -180,11 +180,14 @@ details (void)
 
   for (guint i = 0; i < G_N_ELEMENTS (formats); i++)
     g_string_append_printf (text, "  %-7s %s\n", formats[i]->name, formats[i]->description);
-  g_string_append (text, "\nsample.id is the row's number from 0. Class indices follow the sorted names (as numbers when all are), kept in the\n"
-                         "attribute kd.classes. OUT.h5 is replaced only when all went well.\n\nExamples:\n"
+  g_string_append (text, "\nA row of json or jsonl is an object, or an array whose keys are its places: 0, 1, ...\n"
+                         "sample.id is the row's number from 0. Class indices follow the sorted names (as numbers when all are), kept in the\n"
+                         "attribute kd.classes: a split that lacks a class of another has other indices than that one.\n"
+                         "OUT.h5 is replaced only when all went well.\n\nExamples:\n"
                          "  kd data import iris.csv --label species -o iris.h5\n"
                          "  kd data import train-images-idx3-ubyte.gz --labels train-labels-idx1-ubyte.gz -o mnist.h5\n"
                          "  kd data import cifar10-jpeg.tar.zst --split train -o train.h5\n"
+                         "  kd data import data_full.json --split train --label 1 --rename 0=text -o train.h5\n"
                          "  kd data import questions.jsonl --rename question=prompt -o questions.h5\n");
   return g_string_free (text, FALSE);
 }
@@ -198,17 +201,17 @@ kd_data_import (int argc, char **argv)
   const GOptionEntry entries[] = {
     { "output", 'o', 0, G_OPTION_ARG_FILENAME, &o.output, "The batch file to write", "OUT.h5" },
     { "format", 0, 0, G_OPTION_ARG_STRING, &o.format, "Do not guess the format", "NAME" },
-    { "label", 0, 0, G_OPTION_ARG_STRING, &o.label, "csv, jsonl: the column (name or number from 1) or key of the label", "COLUMN" },
+    { "label", 0, 0, G_OPTION_ARG_STRING, &o.label, "csv: the column of the label, by name or number from 1; json, jsonl: its key, in an array its place from 0", "COLUMN" },
     { "labels", 0, 0, G_OPTION_ARG_FILENAME, &o.labels, "idx, npy: the file of the labels", "FILE" },
     { "classes", 0, 0, G_OPTION_ARG_NONE, &o.classes, "csv: labels are names even where they look like numbers", NULL },
     { "delimiter", 0, 0, G_OPTION_ARG_STRING, &o.delimiter, "csv: between cells; \"tab\" for a tabulator", "CHAR" },
     { "header", 0, 0, G_OPTION_ARG_STRING, &o.header, "csv: whether the first line names the columns", "yes|no|auto" },
     { "missing", 0, 0, G_OPTION_ARG_STRING, &o.missing, "csv: what stands for an empty cell (an error otherwise)", "NUMBER" },
-    { "split", 0, 0, G_OPTION_ARG_STRING, &o.split, "images: only below this top folder", "NAME" },
+    { "split", 0, 0, G_OPTION_ARG_STRING, &o.split, "images: only below this top folder; json: the member that holds the rows", "NAME" },
     { "size", 0, 0, G_OPTION_ARG_STRING, &o.size, "images: scale all to this size", "WxH" },
-    { "field", 0, 0, G_OPTION_ARG_STRING_ARRAY, &o.fields, "jsonl: the type of a key", "NAME=TYPE" },
-    { "rename", 0, 0, G_OPTION_ARG_STRING_ARRAY, &o.renames, "csv, npz, jsonl: the field's name for a column, array or key", "OLD=NEW" },
-    { "only", 0, 0, G_OPTION_ARG_STRING, &o.only, "csv, npz, jsonl: read these alone", "A,B" },
+    { "field", 0, 0, G_OPTION_ARG_STRING_ARRAY, &o.fields, "json, jsonl: the type of a key", "NAME=TYPE" },
+    { "rename", 0, 0, G_OPTION_ARG_STRING_ARRAY, &o.renames, "csv, npz, json, jsonl: the field's name for a column, array or key", "OLD=NEW" },
+    { "only", 0, 0, G_OPTION_ARG_STRING, &o.only, "csv, npz, json, jsonl: read these alone", "A,B" },
     G_OPTION_ENTRY_NULL,
   };
 

@@ -148,7 +148,7 @@ typedef struct {
   gboolean (*run) (const KdImportOptions *options, GError **error);
 } KdImportFormat;
 
-extern const KdImportFormat kd_import_csv, kd_import_idx, kd_import_npy, kd_import_npz, kd_import_images, kd_import_jsonl;
+extern const KdImportFormat kd_import_csv, kd_import_idx, kd_import_npy, kd_import_npz, kd_import_images, kd_import_json, kd_import_jsonl;
 
 /** kd_import_wants: whether --only lets @source in. */
 gboolean kd_import_wants (const KdImportOptions *options, const gchar *source);

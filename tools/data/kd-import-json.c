@@ -1,9 +1,8 @@
-/* JSON lines: an object a line. Text -> utf8, whole numbers -> int64, numbers -> float32, true/false -> bool, arrays of numbers -> matrices.
- * The first line fixes fields and types (--field NAME=TYPE changes one); with --label KEY text there becomes class indices. */
-#include "kd-data.h"
+/* JSON lines and JSON documents: an object a row. Text -> utf8, whole numbers -> int64, numbers -> float32, true/false -> bool, arrays of
+ * numbers -> matrices. The first row fixes fields and types (--field NAME=TYPE changes one); with --label KEY text there becomes class indices. */
+#include "kd-objects.h"
 
 #include <float.h>
-#include <json-glib/json-glib.h>
 #include <math.h>
 #include <string.h>
 
@@ -15,12 +14,11 @@ typedef struct {
 
 typedef struct {
   const KdImportOptions *options;
-  JsonParser *parser;
+  KdObjects *objects;
   KdColumns *columns;
   GArray *keys; /* of KdKey */
   KdClasses *classes;
-  gint64 line;
-} KdJsonl;
+} KdJson;
 
 static void
 key_clear (gpointer data)
@@ -29,43 +27,31 @@ key_clear (gpointer data)
 }
 
 static void
-jsonl_clear (KdJsonl *self)
+json_clear (KdJson *self)
 {
-  g_clear_object (&self->parser);
+  g_clear_pointer (&self->objects, kd_objects_free);
   g_clear_pointer (&self->columns, kd_columns_free);
   g_clear_pointer (&self->keys, g_array_unref);
   g_clear_pointer (&self->classes, kd_classes_free);
 }
-G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (KdJsonl, jsonl_clear)
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC (KdJson, json_clear)
 
 static gboolean
-fail (const KdJsonl *self, GError **error, KdError code, const gchar *what, const gchar *key, const gchar *came, const gchar *remedy)
+fail (const KdJson *self, GError **error, KdError code, const gchar *what, const gchar *key, const gchar *came, const gchar *remedy)
 {
-  g_set_error (error, KD_ERROR, code, "%s: path=\"%s\", line=%" G_GINT64_FORMAT ", key=%s, came=%s; %s", what, self->options->input, self->line, key,
-      came, remedy);
+  g_autofree gchar *where = kd_objects_where (self->objects);
+
+  g_set_error (error, KD_ERROR, code, "%s: %s, key=%s, came=%s; %s", what, where, key, came, remedy);
   return FALSE;
 }
 
-/* A word for what a value is. */
-static const gchar *
-node_kind (JsonNode *node)
+/* A value that is not what the first row had there. */
+static gboolean
+fail_wanted (const KdJson *self, GError **error, KdError code, const gchar *what, const gchar *key, const gchar *came, const gchar *wanted)
 {
-  if (!node || JSON_NODE_HOLDS_NULL (node))
-    return "null";
-  if (JSON_NODE_HOLDS_ARRAY (node))
-    return "an array";
-  if (JSON_NODE_HOLDS_OBJECT (node))
-    return "an object";
-  switch (json_node_get_value_type (node)) {
-  case G_TYPE_STRING:
-    return "text";
-  case G_TYPE_BOOLEAN:
-    return "true or false";
-  case G_TYPE_INT64:
-    return "a whole number";
-  default:
-    return "a number";
-  }
+  g_autofree gchar *remedy = g_strdup_printf ("wanted %s, as in the first %s", wanted, self->objects->unit);
+
+  return fail (self, error, code, what, key, came, remedy);
 }
 
 static gboolean
@@ -74,32 +60,7 @@ is_number (JsonNode *node)
   return JSON_NODE_HOLDS_VALUE (node) && (json_node_get_value_type (node) == G_TYPE_INT64 || json_node_get_value_type (node) == G_TYPE_DOUBLE);
 }
 
-/* The object of the line, (transfer none), or NULL. */
-static JsonObject *
-parse_line (KdJsonl *self, const KdLines *lines, GError **error)
-{
-  GError *inner = NULL;
-  const gchar *fault;
-  JsonNode *root;
-
-  self->line = lines->number;
-  if ((fault = kd_json_fault ((const gchar *) lines->line->data, lines->line->len - 1))) {
-    fail (self, error, KD_ERROR_FORMAT, "Not JSON", "(line)", fault, "every line must be one whole object");
-    return NULL;
-  }
-  if (!json_parser_load_from_data (self->parser, (const gchar *) lines->line->data, (gssize) lines->line->len - 1, &inner)) {
-    fail (self, error, KD_ERROR_FORMAT, "Not JSON", "(line)", inner->message, "every line must be one whole object");
-    g_error_free (inner);
-    return NULL;
-  }
-  root = json_parser_get_root (self->parser);
-  if (root && JSON_NODE_HOLDS_OBJECT (root))
-    return json_node_get_object (root);
-  fail (self, error, KD_ERROR_FORMAT, "Not an object", "(line)", node_kind (root), "every line must be one object: {\"name\": value, ...}");
-  return NULL;
-}
-
-/* --- types from the first line --- */
+/* --- types from the first row --- */
 
 static KdDtype
 wished_type (const KdImportOptions *options, const gchar *key)
@@ -114,7 +75,7 @@ wished_type (const KdImportOptions *options, const gchar *key)
 
 /* Sizes of nested arrays, from their first elements. */
 static gboolean
-array_shape (const KdJsonl *self, const gchar *key, JsonNode *node, guint *ret_rank, gint64 *dims, gboolean *ret_real, GError **error)
+array_shape (const KdJson *self, const gchar *key, JsonNode *node, guint *ret_rank, gint64 *dims, gboolean *ret_real, GError **error)
 {
   guint n;
 
@@ -127,7 +88,7 @@ array_shape (const KdJsonl *self, const gchar *key, JsonNode *node, guint *ret_r
     node = json_array_get_element (json_node_get_array (node), 0);
   }
   return is_number (node) ||
-      fail (self, error, KD_ERROR_DTYPE, "Array of no numbers", key, node_kind (node), "leave it out with --only");
+      fail (self, error, KD_ERROR_DTYPE, "Array of no numbers", key, kd_json_kind (node), "leave it out with --only");
 }
 
 static KdDtype
@@ -146,7 +107,7 @@ natural_type (JsonNode *node)
 }
 
 static gboolean
-add_key (KdJsonl *self, const gchar *name, JsonNode *node, GError **error)
+add_key (KdJson *self, const gchar *name, JsonNode *node, GError **error)
 {
   KdKey key = { 0 };
   KdDtype dtype = wished_type (self->options, name);
@@ -161,7 +122,7 @@ add_key (KdJsonl *self, const gchar *name, JsonNode *node, GError **error)
       return FALSE;
     dtype = dtype ? dtype : KD_FLOAT32;
   } else if (!JSON_NODE_HOLDS_VALUE (node)) {
-    return fail (self, error, KD_ERROR_DTYPE, "Value of no use", name, node_kind (node), "leave it out with --only");
+    return fail (self, error, KD_ERROR_DTYPE, "Value of no use", name, kd_json_kind (node), "leave it out with --only");
   } else if (!dtype) {
     dtype = natural_type (node);
   }
@@ -179,20 +140,23 @@ add_key (KdJsonl *self, const gchar *name, JsonNode *node, GError **error)
 }
 
 static gboolean
-add_keys (KdJsonl *self, JsonObject *object, GError **error)
+add_keys (KdJson *self, JsonObject *object, GError **error)
 {
   g_autoptr (GList) members = json_object_get_members (object);
+  g_autofree gchar *n = g_strdup_printf ("%u keys", json_object_get_size (object));
 
+  if (!self->options->only && json_object_get_size (object) > KD_DATA_MAX_COLUMNS)
+    return fail (self, error, KD_ERROR_RANGE, "Too many keys", "(all)", n, "choose with --only, or put the numbers into an array");
   for (GList *l = members; l; l = l->next)
     if ((kd_import_wants (self->options, l->data) || g_strcmp0 (self->options->label, l->data) == 0) &&
         !add_key (self, l->data, json_object_get_member (object, l->data), error))
       return FALSE;
   if (self->options->label && !json_object_has_member (object, self->options->label))
-    return fail (self, error, KD_ERROR_FIELD, "No such key", self->options->label, "nothing", "--label must name a key of the objects");
+    return fail (self, error, KD_ERROR_FIELD, "No such key", self->options->label, "nothing", "--label must name a key; an array's are its places from 0");
   if (self->keys->len)
     return TRUE;
   return fail (self, error, KD_ERROR_FIELD, "Nothing to read", self->options->only ? self->options->only : "(none)", "no such key",
-      "--only must name keys of the objects");
+      "--only must name keys; an array's are its places from 0");
 }
 
 /* --- values --- */
@@ -206,17 +170,15 @@ largest (KdDtype dtype)
 }
 
 static gboolean
-put_number (KdJsonl *self, const KdKey *key, JsonNode *node, GError **error)
+put_number (KdJson *self, const KdKey *key, JsonNode *node, GError **error)
 {
   KdColumn *column = key->column;
   gboolean real;
   g_autofree gchar *came = NULL;
   g_autofree gchar *remedy = NULL;
 
-  if (!is_number (node)) {
-    remedy = g_strdup_printf ("wanted %s, as in the first line", kd_dtype_name (column->dtype));
-    return fail (self, error, KD_ERROR_DTYPE, "Value of another type", key->key, node_kind (node), remedy);
-  }
+  if (!is_number (node))
+    return fail_wanted (self, error, KD_ERROR_DTYPE, "Value of another type", key->key, kd_json_kind (node), kd_dtype_name (column->dtype));
   real = json_node_get_value_type (node) == G_TYPE_DOUBLE;
   came = real ? g_strdup_printf ("%.17g", json_node_get_double (node)) : g_strdup_printf ("%" G_GINT64_FORMAT, json_node_get_int (node));
   if (column->dtype & KD_ANY_FLOAT) {
@@ -227,7 +189,7 @@ put_number (KdJsonl *self, const KdKey *key, JsonNode *node, GError **error)
     return TRUE;
   }
   if (real) {
-    remedy = g_strdup_printf ("the first line has a whole number: give --field %s=float32", key->key);
+    remedy = g_strdup_printf ("the first %s has a whole number: give --field %s=float32", self->objects->unit, key->key);
     return fail (self, error, KD_ERROR_DTYPE, "Not a whole number", key->key, came, remedy);
   }
   if (g_str_equal (column->name, "label") && json_node_get_int (node) < 0)
@@ -237,19 +199,19 @@ put_number (KdJsonl *self, const KdKey *key, JsonNode *node, GError **error)
 }
 
 static gboolean
-put_array (KdJsonl *self, const KdKey *key, JsonNode *node, guint axis, GError **error)
+put_array (KdJson *self, const KdKey *key, JsonNode *node, guint axis, GError **error)
 {
   const KdColumn *column = key->column;
-  g_autofree gchar *came = NULL, *remedy = NULL;
+  g_autofree gchar *came = NULL, *wanted = NULL;
   JsonArray *array;
 
   if (axis == column->rank)
     return put_number (self, key, node, error);
   if (!JSON_NODE_HOLDS_ARRAY (node) || (gint64) json_array_get_length (json_node_get_array (node)) != column->dims[axis]) {
     came = JSON_NODE_HOLDS_ARRAY (node) ? g_strdup_printf ("%u elements", json_array_get_length (json_node_get_array (node)))
-                                        : g_strdup (node_kind (node));
-    remedy = g_strdup_printf ("wanted %" G_GINT64_FORMAT " elements on axis %u, as in the first line", column->dims[axis], axis);
-    return fail (self, error, KD_ERROR_SHAPE, "Array of another shape", key->key, came, remedy);
+                                        : g_strdup (kd_json_kind (node));
+    wanted = g_strdup_printf ("%" G_GINT64_FORMAT " elements on axis %u", column->dims[axis], axis);
+    return fail_wanted (self, error, KD_ERROR_SHAPE, "Array of another shape", key->key, came, wanted);
   }
   array = json_node_get_array (node);
   for (guint i = 0; i < json_array_get_length (array); i++)
@@ -259,12 +221,12 @@ put_array (KdJsonl *self, const KdKey *key, JsonNode *node, guint axis, GError *
 }
 
 static gboolean
-put_text (KdJsonl *self, const KdKey *key, JsonNode *node, GError **error)
+put_text (KdJson *self, const KdKey *key, JsonNode *node, GError **error)
 {
   const gchar *text = JSON_NODE_HOLDS_VALUE (node) ? json_node_get_string (node) : NULL;
 
   if (!text)
-    return fail (self, error, KD_ERROR_DTYPE, "Value of another type", key->key, node_kind (node), "wanted text, as in the first line");
+    return fail_wanted (self, error, KD_ERROR_DTYPE, "Value of another type", key->key, kd_json_kind (node), "text");
   if (!key->label)
     kd_column_put_text (key->column, text, strlen (text));
   else
@@ -273,7 +235,7 @@ put_text (KdJsonl *self, const KdKey *key, JsonNode *node, GError **error)
 }
 
 static gboolean
-put_value (KdJsonl *self, const KdKey *key, JsonNode *node, GError **error)
+put_value (KdJson *self, const KdKey *key, JsonNode *node, GError **error)
 {
   gboolean is_bool = JSON_NODE_HOLDS_VALUE (node) && json_node_get_value_type (node) == G_TYPE_BOOLEAN;
 
@@ -282,52 +244,43 @@ put_value (KdJsonl *self, const KdKey *key, JsonNode *node, GError **error)
   if (key->column->dtype != KD_BOOL || key->column->rank > 1)
     return put_array (self, key, node, 1, error);
   if (!is_bool)
-    return fail (self, error, KD_ERROR_DTYPE, "Value of another type", key->key, node_kind (node), "wanted true or false, as in the first line");
+    return fail_wanted (self, error, KD_ERROR_DTYPE, "Value of another type", key->key, kd_json_kind (node), "true or false");
   return kd_column_put_int (key->column, json_node_get_boolean (node));
 }
 
 static gboolean
-put_row (KdJsonl *self, JsonObject *object, KdDataOut *out, GError **error)
+put_row (KdJson *self, JsonObject *object, KdDataOut *out, GError **error)
 {
   for (guint i = 0; i < self->keys->len; i++) {
     const KdKey *key = &g_array_index (self->keys, KdKey, i);
     JsonNode *node = json_object_get_member (object, key->key);
     if (!node)
-      return fail (self, error, KD_ERROR_FIELD, "Key missing", key->key, "nothing", "every line needs the keys of the first; leave it out with "
-                                                                                    "--only");
+      return fail_wanted (self, error, KD_ERROR_FIELD, "Key missing", key->key, "nothing", "a value (or leave it out with --only)");
     if (!put_value (self, key, node, error))
       return FALSE;
   }
   return kd_columns_end_row (self->columns, out, error);
 }
 
-/* --- passes over the file --- */
+/* --- passes over the rows --- */
 
-typedef gboolean (*LineFunc) (KdJsonl *self, JsonObject *object, KdDataOut *out, GError **error);
+typedef gboolean (*RowFunc) (KdJson *self, JsonObject *object, KdDataOut *out, GError **error);
 
 static gboolean
-each_line (KdJsonl *self, LineFunc func, KdDataOut *out, GError **error)
+each_row (KdJson *self, RowFunc func, KdDataOut *out, GError **error)
 {
-  gint64 bytes;
-  g_autoptr (GInputStream) stream = kd_data_open (self->options->input, &bytes, error);
-  g_auto (KdLines) lines = { 0 };
   gint status;
 
-  if (!stream)
+  if (!kd_objects_rewind (self->objects, error))
     return FALSE;
-  kd_lines_init (&lines, stream, self->options->input);
-  while ((status = kd_lines_next (&lines, error)) > 0) {
-    JsonObject *object;
-    if (lines.line->len == 1)
-      continue;
-    if (!(object = parse_line (self, &lines, error)) || (self->keys->len == 0 && !add_keys (self, object, error)) || !func (self, object, out, error))
+  while ((status = kd_objects_next (self->objects, error)) > 0)
+    if ((self->keys->len == 0 && !add_keys (self, self->objects->object, error)) || !func (self, self->objects->object, out, error))
       return FALSE;
-  }
   return status == 0;
 }
 
 static gboolean
-collect_class (KdJsonl *self, JsonObject *object, KdDataOut *out, GError **error)
+collect_class (KdJson *self, JsonObject *object, KdDataOut *out, GError **error)
 {
   JsonNode *node = json_object_get_member (object, self->options->label);
 
@@ -337,21 +290,33 @@ collect_class (KdJsonl *self, JsonObject *object, KdDataOut *out, GError **error
   return TRUE;
 }
 
+/* @objects: (transfer full) (nullable): NULL with @error set. */
 static gboolean
-jsonl_run (const KdImportOptions *options, GError **error)
+import_objects (const KdImportOptions *options, const gchar *format, KdObjects *objects, GError **error)
 {
-  g_auto (KdJsonl) self = { .options = options, .parser = json_parser_new (), .columns = kd_columns_new (), .classes = kd_classes_new () };
+  g_auto (KdJson) self = { .options = options, .objects = objects, .columns = kd_columns_new (), .classes = kd_classes_new () };
   g_autoptr (KdDataOut) out = NULL;
 
   self.keys = g_array_new (FALSE, FALSE, sizeof (KdKey));
   g_array_set_clear_func (self.keys, key_clear);
-  if (options->label && !each_line (&self, collect_class, NULL, error))
+  if (!objects || (options->label && !each_row (&self, collect_class, NULL, error)))
     return FALSE;
   kd_classes_sort (self.classes);
-  if (!(out = kd_data_out_new (options->output, 0, error)) || !each_line (&self, put_row, out, error) ||
-      !kd_columns_flush (self.columns, out, error))
+  if (!(out = kd_data_out_new (options->output, 0, error)) || !each_row (&self, put_row, out, error) || !kd_columns_flush (self.columns, out, error))
     return FALSE;
-  return kd_import_finish (options, "jsonl", self.classes, out, error);
+  return kd_import_finish (options, format, self.classes, out, error);
+}
+
+static gboolean
+jsonl_run (const KdImportOptions *options, GError **error)
+{
+  return import_objects (options, "jsonl", kd_objects_open_lines (options->input), error);
+}
+
+static gboolean
+json_run (const KdImportOptions *options, GError **error)
+{
+  return import_objects (options, "json", kd_objects_open_document (options->input, options->split, error), error);
 }
 
 static gboolean
@@ -362,9 +327,24 @@ jsonl_sniff (const gchar *path, const guint8 *head, gsize n)
   return g_str_has_suffix (lower, ".jsonl") || g_str_has_suffix (lower, ".ndjson") || g_str_has_suffix (lower, ".jsonl.gz") || (n > 0 && head[0] == '{');
 }
 
+static gboolean
+json_sniff (const gchar *path, const guint8 *head, gsize n)
+{
+  g_autofree gchar *lower = g_ascii_strdown (path, -1);
+
+  return g_str_has_suffix (lower, ".json") || g_str_has_suffix (lower, ".json.gz");
+}
+
 const KdImportFormat kd_import_jsonl = {
   .name = "jsonl",
   .description = "JSON lines: text, numbers, arrays -> fields; --label KEY -> label, --field NAME=TYPE",
   .sniff = jsonl_sniff,
   .run = jsonl_run,
+};
+
+const KdImportFormat kd_import_json = {
+  .name = "json",
+  .description = "a JSON document that is an array of rows, or with --split NAME has one; a row is what a line of jsonl is",
+  .sniff = json_sniff,
+  .run = json_run,
 };
