@@ -208,6 +208,21 @@ logprobs_fill (gdouble *value, gint64 n, gint64 row)
   }
 }
 
+/* Short texts of letters and spaces. */
+static inline void
+put_texts (Leaf *leaf, const gchar *name, Shape *shape)
+{
+  g_autofree gint64 *offsets = g_new0 (gint64, shape->n + 1);
+  g_autoptr (GString) bytes = g_string_new (NULL);
+
+  for (gint64 i = 0; i < shape->n; i++) {
+    for (guint64 n = kd_random_below (&shape->random, 12); n > 0; n--)
+      g_string_append_c (bytes, "ab Z\n"[kd_random_below (&shape->random, 5)]);
+    offsets[i + 1] = (gint64) bytes->len;
+  }
+  kd_batch_set (leaf->batch, name, kd_tensor_new_utf8 (shape->n, offsets, bytes->str));
+}
+
 static inline void
 put_generated (Leaf *leaf, const KdFieldSpec *spec, const gchar *name, Shape *shape)
 {
@@ -307,7 +322,11 @@ generate (Leaf *leaf, Shape *shape)
   for (guint i = 0; leaf->desc->fields[i].name; i++) {
     const KdFieldSpec *spec = &leaf->desc->fields[i];
     g_autofree gchar *name = substituted (leaf, spec->name);
-    if (!(spec->flags & KD_FIELD_OPTIONAL) || (shape->optional >> i & 1))
+    if ((spec->flags & KD_FIELD_OPTIONAL) && !(shape->optional >> i & 1))
+      continue;
+    if (spec->dtype == KD_UTF8)
+      put_texts (leaf, name, shape);
+    else
       put_generated (leaf, spec, name, shape);
   }
   if (g_str_equal (leaf->desc->name, "kdribbon"))
@@ -355,8 +374,14 @@ copy_batch (const Leaf *from, Leaf *to)
   leaf_batch (to, from->batch->n_samples);
   for (guint i = 0; i < kd_batch_n_fields (from->batch); i++) {
     const KdBatchField *field = kd_batch_nth (from->batch, i);
-    KdTensor *copy = kd_tensor_new (field->tensor->dtype, field->tensor->rank, field->tensor->dims);
-    memcpy (copy->data, field->tensor->data, copy->n_bytes);
+    const KdTensor *tensor = field->tensor;
+    KdTensor *copy;
+    if (tensor->dtype == KD_UTF8) {
+      kd_batch_set (to->batch, field->name, kd_tensor_new_utf8 (tensor->dims[0], tensor->offsets, tensor->data));
+      continue;
+    }
+    copy = kd_tensor_new (tensor->dtype, tensor->rank, tensor->dims);
+    memcpy (copy->data, tensor->data, copy->n_bytes);
     kd_batch_set (to->batch, field->name, copy);
   }
 }
