@@ -16,14 +16,16 @@ typedef struct {
 KD_BODY Sums
 block_sums (const float *x, const float *soft, int64_t n, float reference, int smooth, float *restrict e)
 {
-  float z = 0.0f, sum = 0.0f, target = 0.0f, cross = 0.0f;
+  float z = 0.0f, sum = 0.0f, target = 0.0f, cross = 0.0f, top = 0.0f;
 
-#pragma omp simd reduction(+ \
-                           : z, sum, target, cross)
+#pragma omp simd reduction(+                                      \
+                           : z, sum, target, cross) reduction(max \
+                                                              : top)
   for (int64_t i = 0; i < n; i++) {
     float y = (x[i] - reference) * (float) KD_LOG2E;
     e[i] = kd_exp2f (y);
     z += e[i];
+    top = y > top ? y : top;
     if (smooth)
       sum += y;
     if (soft) {
@@ -31,7 +33,7 @@ block_sums (const float *x, const float *soft, int64_t n, float reference, int s
       cross += soft[i] * y;
     }
   }
-  return (Sums) { z, sum, target, cross };
+  return (Sums) { top > KD_BLOCK_TOP ? INFINITY : z, sum, target, cross };
 }
 
 /* From memory into the scratch. @start: the first reference at least. */

@@ -185,6 +185,64 @@ GST_START_TEST (test_rising_cross_entropy)
 }
 GST_END_TEST
 
+/* A row that goes up by @step after its first block is what is behind the step: so far up that the first reference's powers leave float32. */
+static void
+step_up (Rows *rows, gfloat step)
+{
+  rows_init (rows, 3, 2000);
+  rows->n = 1;
+  for (gint64 i = 1200; i < rows->size; i++) {
+    rows->s[i] += step;
+    rows->t[i] += step;
+  }
+  rows->label[0] = 1500;
+}
+
+GST_START_TEST (test_steps_up)
+{
+  for (gint level = 1; level <= kd_cpu_level (); level++)
+    for (gint kind = 0; kind < N_KINDS; kind++) {
+      gfloat near[2000] = { 0 };
+      gdouble value;
+      g_auto (Rows) rows = { 0 };
+
+      step_up (&rows, 60);
+      evaluate (&rows, kind, level, FALSE, near);
+      value = rows.value[0];
+      for (gfloat step = 70; step < 2000; step *= 1.09f) {
+        gfloat grad[2000] = { 0 };
+        g_auto (Rows) far = { 0 };
+        step_up (&far, step);
+        evaluate (&far, kind, level, FALSE, grad);
+        ck_assert_msg (fabs (far.value[0] - value) <= 2e-6 * (fabs (value) + step), "level %d, kind %d, step %g: %.9g, not %.9g", level, kind, step, far.value[0], value);
+        for (gint i = 0; i < 2000; i++)
+          ck_assert_msg (fabs (grad[i] - near[i]) <= 2e-4, "level %d, kind %d, step %g: gradient %d is %g, not %g", level, kind, step, i, grad[i], near[i]);
+      }
+    }
+}
+GST_END_TEST
+
+/* The same for cross-entropy with smoothing and with soft labels. */
+GST_START_TEST (test_steps_up_of_soft_labels)
+{
+  gfloat soft[2000];
+
+  for (gint i = 0; i < 2000; i++)
+    soft[i] = i < 1200 ? 0 : 1.0f / 800;
+  for (gint level = 1; level <= kd_cpu_level (); level++)
+    for (gint kind = 0; kind < 3; kind++)
+      for (gfloat step = 70; step < 2000; step *= 1.09f) {
+        gdouble value = 0, eps = kind == 2 ? 0 : 0.1;
+        g_auto (Rows) rows = { 0 };
+        step_up (&rows, step);
+        for (gint i = 0; i < 2000; i++)
+          value += ((1 - eps) * (kind ? soft[i] : i == 1500) + eps / 2000) * (lse (rows.s, 2000, 1) - rows.s[i]);
+        kd_xent_rows (&(KdXent) { .n = 1, .size = 2000, .logits = rows.s, .label = rows.label, .soft = kind ? soft : NULL, .smoothing = eps, .coef = rows.coef, .scale = 1, .value = rows.value, .level = level });
+        ck_assert_msg (fabs (rows.value[0] - value) <= 2e-6 * value, "level %d, kind %d, step %g: %.9g, not %.9g", level, kind, step, rows.value[0], value);
+      }
+}
+GST_END_TEST
+
 static Suite *
 rows_suite (void)
 {
@@ -197,6 +255,8 @@ rows_suite (void)
   tcase_add_test (t, test_fresh_past_the_cache);
   tcase_add_test (t, test_company);
   tcase_add_test (t, test_rising_rows);
+  tcase_add_test (t, test_steps_up);
+  tcase_add_test (t, test_steps_up_of_soft_labels);
   tcase_add_test (t, test_rising_cross_entropy);
   return s;
 }
