@@ -233,9 +233,59 @@ frozen_tsd (const Leaf *ran, const Leaf *moved)
   return weighted (moved, "kddivergence", "divergence=jsd beta=0.9", gate) + 0.1 * order_of_all (ran, moved, g_str_equal (order, "code")) + entropy_of_selected (ran, moved);
 }
 
+/* At the row's temperature, 1 where the batch has none. */
+static inline gdouble
+probability (const Leaf *leaf, const gchar *field, gint64 row, gint64 size, gint64 id)
+{
+  const KdTensor *logits = kd_batch_peek (leaf->batch, field), *temperature = kd_batch_peek (leaf->batch, "token.temperature");
+  gdouble t = temperature ? kd_tensor_get_double (temperature, (gsize) row) : 1, x = kd_tensor_get_double (logits, (gsize) (row * size + id)), sum = 0;
+
+  for (gint64 j = 0; j < size; j++)
+    sum += exp ((kd_tensor_get_double (logits, (gsize) (row * size + j)) - x) / t);
+  return 1 / sum;
+}
+
+/* The share of sum |p - q| in the teacher's head: its largest probabilities while their sum is within 1/2, and always the first. */
+static inline gdouble
+head_share (const Leaf *leaf, gint64 row, gint64 size)
+{
+  g_autofree gboolean *taken = g_new0 (gboolean, size);
+  gdouble mass = 0, head = 0, all = 0;
+
+  for (gint64 k = 0; k < size; k++) {
+    gint64 top = -1;
+    gdouble p;
+    for (gint64 j = 0; j < size; j++)
+      if (!taken[j] && (top < 0 || probability (leaf, "teacher.logits", row, size, j) > probability (leaf, "teacher.logits", row, size, top)))
+        top = j;
+    taken[top] = TRUE;
+    p = probability (leaf, "teacher.logits", row, size, top);
+    mass += p;
+    if (k == 0 || mass <= 0.5)
+      head += fabs (p - probability (leaf, "student.logits", row, size, top));
+    all += fabs (p - probability (leaf, "student.logits", row, size, top));
+  }
+  return all > 0 ? head / all : 0.5;
+}
+
+static inline gdouble
+frozen_akl (const Leaf *ran, const Leaf *moved)
+{
+  gint64 size, n = n_rows (ran, &size);
+  g_autofree gdouble *forward = g_new0 (gdouble, n), *reverse = g_new0 (gdouble, n);
+
+  for (gint64 r = 0; r < n; r++)
+    if (counts (ran, r)) {
+      forward[r] = head_share (ran, r, size);
+      reverse[r] = 1 - forward[r];
+    }
+  return weighted (moved, "kddivergence", "", forward) + weighted (moved, "kddivergence", "divergence=rkl", reverse);
+}
+
 static const struct {
   const gchar *element, *variant;
-  Frozen value; /* NULL: tests/plugins alone checks it */
+  Frozen value;       /* NULL: tests/plugins alone checks it */
+  const gchar *needs; /* without this field too */
 } frozen[] = {
   { "kdtaid", "", frozen_taid },
   { "kdadakd", "", frozen_adakd },
@@ -244,6 +294,6 @@ static const struct {
   { "kdmixstd", "std_gradient=false", frozen_mixstd },
   { "kdtsd", "em_mode=quantile-ge", NULL }, /* takes positions in that do not count */
   { "kdtsd", "", frozen_tsd },
-  { "kddivergence", "divergence=akl", NULL },
+  { "kddivergence", "divergence=akl", frozen_akl, "teacher.logits" },
   { "kdsinkhorn", "gradient=envelope", NULL },
 };

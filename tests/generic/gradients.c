@@ -4,14 +4,23 @@
 #define SEEDS 12
 #define MAX_COORDINATES 120
 
-/* The row of `frozen` for the element and its variant, or NULL. */
-static const Frozen *
+/* The row of `frozen` for the element and its variant, -1 without one. */
+static gint
 find_frozen (const gchar *element)
 {
   for (guint i = 0; i < G_N_ELEMENTS (frozen); i++)
     if (g_str_equal (frozen[i].element, element) && strstr (variant ? variant : "", frozen[i].variant))
-      return &frozen[i].value;
-  return NULL;
+      return (gint) i;
+  return -1;
+}
+
+/* Whether nothing here says what the gradient on the batch is the derivative of. */
+static gboolean
+is_left_out (const gchar *element, const Leaf *leaf)
+{
+  gint row = find_frozen (element);
+
+  return row >= 0 && (!frozen[row].value || (frozen[row].needs && !kd_batch_peek (leaf->batch, frozen[row].needs)));
 }
 
 /* What the gradient of @field is the derivative of: the loss, or the term that the field's row names. */
@@ -29,7 +38,7 @@ static gdouble
 loss_at (const Leaf *leaf, const Leaf *ran, const gchar *element, const gchar *field, gsize i, gdouble step)
 {
   g_autofree gchar *value = value_name (leaf, field);
-  const Frozen *constant = find_frozen (element);
+  gint constant = find_frozen (element);
   g_auto (Leaf) copy = { 0 };
   gfloat *data;
 
@@ -38,8 +47,8 @@ loss_at (const Leaf *leaf, const Leaf *ran, const gchar *element, const gchar *f
   copy_batch (leaf, &copy);
   data = kd_batch_peek (copy.batch, field)->data;
   data[i] = (gfloat) (data[i] + step);
-  if (constant)
-    return (*constant) (ran, &copy);
+  if (constant >= 0)
+    return frozen[constant].value (ran, &copy);
   leaf_run_ok (&copy);
   return leaf_get (&copy, value, 0);
 }
@@ -99,6 +108,8 @@ check_loss (const gchar *element, guint64 seed)
   guint n_checked = 0;
 
   generate_accepted (&leaf, element, seed);
+  if (is_left_out (element, &leaf))
+    return 1;
   leaf_open (&ran, element, leaf_extra (element), 1);
   leaf.options.reduction = ran.options.reduction = (gint) (seed % 4);
   copy_batch (&leaf, &ran);
@@ -131,9 +142,6 @@ GST_START_TEST (test_central_differences)
     for (guint j = 0; j < variants->len; j++)
       for (guint64 seed = 0; seed < SEEDS; seed++) {
         variant = g_ptr_array_index (variants, j);
-        const Frozen *constant = find_frozen (element);
-        if (constant && !*constant)
-          continue;
         ck_assert_msg (check_loss (element, seed) > 0, "%s declares no gradient", element);
       }
     variant = NULL;
