@@ -110,6 +110,18 @@ exact_sign (const Slope *slope, int64_t i, int64_t j, int64_t v)
                                               : 0.0f;
 }
 
+static int
+any_near (const float *x, const float *y)
+{
+  int near = 0;
+
+#pragma omp simd reduction(| \
+                           : near)
+  for (int64_t v = 0; v < KD_WIDE_CHUNK; v++)
+    near |= fabsf (x[v] - y[v]) < KD_WIDE_NEAR * x[v];
+  return near;
+}
+
 /* Mends the signs of a piece of row @i's sum that are not sure. */
 static void
 mend_near (const Slope *slope, int64_t i, int64_t at, float *sum)
@@ -117,12 +129,14 @@ mend_near (const Slope *slope, int64_t i, int64_t at, float *sum)
   int64_t n = slope->call->n;
   const float *x = slope->points->x + i * slope->points->stride + at;
 
-  for (int64_t j = 0; j < n; j++)
-    for (int64_t v = 0; v < KD_WIDE_CHUNK; v++) {
-      float d = x[v] - slope->y[j * KD_WIDE_CHUNK + v];
-      if (fabsf (d) < KD_WIDE_NEAR * x[v])
-        sum[v] += slope->weight[i * n + j] * (exact_sign (slope, i, j, at + v) - (signbit (d) ? -1.0f : 1.0f));
-    }
+  for (int64_t j = 0; j < n; j++) {
+    const float *y = slope->y + j * KD_WIDE_CHUNK;
+    if (!any_near (x, y))
+      continue;
+    for (int64_t v = 0; v < KD_WIDE_CHUNK; v++)
+      if (fabsf (x[v] - y[v]) < KD_WIDE_NEAR * x[v])
+        sum[v] += slope->weight[i * n + j] * (exact_sign (slope, i, j, at + v) - (signbit (x[v] - y[v]) ? -1.0f : 1.0f));
+  }
 }
 
 /* @dx [n, stride] at a chunk: sum_j of weight_ij sign (x_i - y_j). It takes the place of y, whose chunk is not needed any more. */
