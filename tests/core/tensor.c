@@ -18,7 +18,9 @@ GST_START_TEST (memory_is_aligned_and_recycled)
   kd_tensor_unref (a);
   kd_tensor_unref (a);
   a = kd_tensor_new (KD_FLOAT32, 2, dims);
+#ifndef __SANITIZE_ADDRESS__ /* where memory goes back at once */
   ck_assert_ptr_eq (a->data, data);
+#endif
   kd_tensor_unref (a);
 }
 GST_END_TEST
@@ -35,7 +37,9 @@ GST_START_TEST (large_memory_is_whole)
     memset (memory, 0x5a, MAX (sizes[i], 1));
     free (memory);
   }
+#ifndef __SANITIZE_ADDRESS__ /* which would end the program */
   ck_assert_ptr_null (kd_memory_new (G_MAXSIZE / 2));
+#endif
 }
 GST_END_TEST
 
