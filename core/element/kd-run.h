@@ -55,7 +55,6 @@ typedef struct {
 
 /**
  * KdBackward: travels upstream by pointer inside kd-backward (the sender waits, so no copy).
- * @train: whether modules accumulate parameter gradients
  * @max_in_flight: batches that may be between a model and the trainer
  * @n_taken: how many models took part
  * @probe: NULL, or only look
