@@ -16,7 +16,7 @@ typedef enum {
  * term of a mixture is larger than its probability times the logarithm of the share. */
 #define KD_LOWEST -100.0f
 
-/* Powers of two that are summed; a block with one above this has a z that is infinite or NaN. */
+/* Powers of two that are summed: a block with one above this has a z above 2^KD_BLOCK_TOP, or one that is no number. */
 #define KD_BLOCK_TOP 11.0f
 
 /* Of a block: y = (x - reference) k. */

@@ -1,5 +1,5 @@
-/* Internal to core/math: what a file needs that includes a template of loops once for each instruction set, with KD_LEVEL, KD_LANES floats a
- * vector and KD_TARGET, the attribute. */
+/* Internal to core/math: what a file needs that includes kd-lanes-each.inc; a template there has KD_LEVEL, KD_LANES floats a vector and KD_TARGET,
+ * the attribute. */
 #pragma once
 #include <stdint.h>
 #include <string.h>
