@@ -1,5 +1,6 @@
 /* Memory that a piece of work takes while it runs: a thread that looks at the process's resident size. */
 #include "kd-bench.h"
+#include <kd/kd.h>
 #include <malloc.h>
 #include <unistd.h>
 
@@ -38,8 +39,9 @@ kd_bench_memory_start (void)
 {
   KdBenchMemory *memory = g_new0 (KdBenchMemory, 1);
 
+  kd_memory_trim (); /* what runs before have freed would be used again unseen */
 #ifdef __GLIBC__
-  malloc_trim (0); /* what runs before have freed would be used again unseen */
+  malloc_trim (0);
 #endif
   memory->before = memory->peak = kd_resident_bytes ();
   memory->thread = g_thread_new ("kd-bench-memory", kd_memory_watch, memory);

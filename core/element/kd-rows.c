@@ -201,10 +201,11 @@ divide (const KdRunOptions *options, gint64 n_samples, gint64 n_counted, Rows *r
       divisor = (gdouble) n_samples;
     else if (options->reduction == KD_REDUCTION_NUM_ITEMS)
       divisor = options->num_items;
+    weight /= divisor;
     for (gint64 r = 0; r < rows->n; r++)
-      rows->weight[r] *= weight / divisor;
+      rows->weight[r] *= weight;
   }
-  for (gint64 r = 0; r < rows->n; r++)
+  for (gint64 r = 0; n_counted < rows->n && r < rows->n; r++)
     if (!rows->valid[r])
       rows->weight[r] = 0;
 }

@@ -60,25 +60,28 @@ kd_sinkhorn_tile (int64_t n)
  * is less than to a single one. */
 #define KD_SINKHORN_WIDE 512
 
-/* The softmax points of a wide problem: @x, @y [n, stride], rows filled up with zeros; @lse [2n] the normalisers of both, which tell two near
- * probabilities apart. */
+/* The softmax points of a wide problem: @x, @y [n, stride], rows filled up with zeros; of each row, x's first, @sum of what was stored and @lse
+ * the normaliser, which tells two near probabilities apart. */
 typedef struct {
   float *x, *y;
-  double *lse;
+  double *sum, *lse;
   int64_t stride;
 } KdWidePoints;
 
-/* Floats of rows that are worked on at once; their strides are multiples of it. */
-#define KD_WIDE_CHUNK 64
-/* Probabilities nearer to each other than this, relative to one of them, may stand in the other order once they are rounded. */
-#define KD_WIDE_NEAR 1e-6f
+/* Floats of rows that are worked on at once, so few that those of 128 rows stay in the first level; strides are multiples of it. */
+#define KD_WIDE_CHUNK 32
+/* Probabilities so many steps of float32 from each other may stand in the other order once they are rounded. */
+#define KD_WIDE_NEAR 17
+
+/* Sums of four rows of x with four of y, over @m values, whole chunks. */
+typedef void (*KdPairSums) (const float *const *x, const float *const *y, int64_t m, float (*ret)[4]);
 
 /* One instruction set's loops over float32 rows.
- * cost: sums of |x_a - y_b| for four rows each, of @m values, whole chunks.
- * slope: @sum [chunk] = sum_j weight_j sign (x - y_j), of @n chunks @y one after the other; returns whether a sign is not sure. Where x is 0 the
- * sign does not matter. */
+ * shared: sums of the smaller of x and y. difference: sums of |x - y|.
+ * slope: @sum [chunk] = sum_j weight_j sign (x - y_j), of @n chunks @y one after the other; returns whether a sign is not sure, which is then
+ * that of x - y_j in steps plus KD_WIDE_NEAR. Where x is 0 the sign does not matter. */
 typedef struct {
-  void (*cost) (const float *const *x, const float *const *y, int64_t m, float (*sum)[4]);
+  KdPairSums shared, difference;
   int (*slope) (int64_t n, const float *x, const float *y, const float *weight, float *sum);
 } KdSinkhornLoops;
 
@@ -86,7 +89,7 @@ typedef struct {
 extern const KdSinkhornLoops kd_sinkhorn_loops[5];
 
 /* 0 when a row has none. To be cleared either way. */
-int kd_sinkhorn_wide_init (const KdSinkhorn *call, KdWidePoints *points);
+int kd_sinkhorn_wide_init (const KdSinkhorn *call, KdWidePoints *points, int level);
 void kd_sinkhorn_wide_clear (KdWidePoints *points);
 /* @w [n, n]: the costs. */
 void kd_sinkhorn_wide_costs (const KdSinkhorn *call, const KdWidePoints *points, double *w, int level);

@@ -6,6 +6,8 @@
 
 /* Floats of a row on which costs are worked at once, so that four rows of each side stay in the first level. */
 #define COLUMNS 1024
+/* Costs below it are summed again as differences: what two rows share, taken from what they have, is 1e-7 off, and of equal rows not 0. */
+#define COST_SMALL 0.1
 
 static float *
 floats_new (int64_t n)
@@ -17,16 +19,32 @@ floats_new (int64_t n)
   return memory;
 }
 
+KD_BODY void
+row_sum_body (const float *x, int64_t stride, double *ret)
+{
+  double sum = 0.0;
+
+#pragma omp simd reduction(+ \
+                           : sum)
+  for (int64_t v = 0; v < stride; v++)
+    sum += x[v];
+  *ret = sum;
+}
+KD_KERNEL (row_sum, (const float *x, int64_t stride, double *ret), (x, stride, ret))
+
 int
-kd_sinkhorn_wide_init (const KdSinkhorn *call, KdWidePoints *points)
+kd_sinkhorn_wide_init (const KdSinkhorn *call, KdWidePoints *points, int level)
 {
   int64_t n = call->n, size = call->size, stride = (size + KD_WIDE_CHUNK - 1) / KD_WIDE_CHUNK * KD_WIDE_CHUNK;
   int bad = 0;
 
   points->stride = stride;
-  points->x = floats_new (2 * n * stride);
+  points->x = kd_memory_borrow ((size_t) (2 * n * stride + 8 * n) * sizeof (float));
+  if (!points->x)
+    abort (); /* as GLib does */
   points->y = points->x + n * stride;
-  points->lse = (double *) floats_new (4 * n);
+  points->sum = (double *) (points->y + n * stride);
+  points->lse = points->sum + 2 * n;
 #pragma omp parallel for schedule(static) reduction(| \
                                                     : bad)
   for (int64_t i = 0; i < 2 * n; i++) {
@@ -39,8 +57,9 @@ kd_sinkhorn_wide_init (const KdSinkhorn *call, KdWidePoints *points)
         .temperature = call->temperature,
         .lse = points->lse + i,
         .probability = points->x + i * stride,
-        .level = call->level });
+        .level = level });
     memset (points->x + i * stride + size, 0, (size_t) (stride - size) * sizeof (float));
+    row_sum[level](points->x + i * stride, stride, points->sum + i);
     bad |= !isfinite (points->lse[i]);
   }
   return !bad;
@@ -49,33 +68,61 @@ kd_sinkhorn_wide_init (const KdSinkhorn *call, KdWidePoints *points)
 void
 kd_sinkhorn_wide_clear (KdWidePoints *points)
 {
-  free (points->x);
-  free (points->lse);
+  kd_memory_give_back (points->x);
+}
+
+/* Adds to @ret, whose rows are @width apart, the sums over [at, at + m) of the rows from @i of x, below @last, and from @j of y. */
+static void
+add_tile (const KdWidePoints *points, int64_t i, int64_t last, int64_t j, int64_t n, int64_t at, int64_t m, KdPairSums loop, double *ret, int64_t width)
+{
+  const float *x[4], *y[4];
+  float sum[4][4];
+
+  for (int64_t g = 0; g < 4; g++) {
+    x[g] = points->x + (i + g < last ? i + g : i) * points->stride + at;
+    y[g] = points->y + (j + g < n ? j + g : j) * points->stride + at;
+  }
+  loop (x, y, m, sum);
+  for (int64_t a = 0; a < 4 && i + a < last; a++)
+    for (int64_t b = 0; b < 4 && j + b < n; b++)
+      ret[a * width + b] += sum[a][b];
+}
+
+/* What four rows share becomes their costs. */
+static void
+finish_tile (const KdWidePoints *points, int64_t i, int64_t last, int64_t j, int64_t n, double *w, const KdSinkhornLoops *loops)
+{
+  int64_t stride = points->stride;
+  double exact[16] = { 0.0 };
+  int small = 0;
+
+  for (int64_t a = 0; a < 4 && i + a < last; a++)
+    for (int64_t b = 0; b < 4 && j + b < n; b++) {
+      w[a * n + b] = points->sum[i + a] + points->sum[n + j + b] - 2.0 * w[a * n + b];
+      small |= w[a * n + b] < COST_SMALL;
+    }
+  for (int64_t at = 0; small && at < stride; at += COLUMNS)
+    add_tile (points, i, last, j, n, at, stride - at < COLUMNS ? stride - at : COLUMNS, loops->difference, exact, 4);
+  for (int64_t a = 0; small && a < 4 && i + a < last; a++)
+    for (int64_t b = 0; b < 4 && j + b < n; b++)
+      if (w[a * n + b] < COST_SMALL)
+        w[a * n + b] = exact[4 * a + b];
 }
 
 /* Costs of the rows [first, last) of x; each number comes from the same sums, whatever the tile. */
 static void
-tile_costs (const KdSinkhorn *call, const KdWidePoints *points, int64_t first, int64_t last, double *w, const KdSinkhornLoops *loops)
+tile_costs (const KdWidePoints *points, int64_t first, int64_t last, int64_t n, double *w, const KdSinkhornLoops *loops)
 {
-  int64_t n = call->n, stride = points->stride;
+  int64_t stride = points->stride;
 
   memset (w + first * n, 0, (size_t) (last - first) * (size_t) n * sizeof *w);
-  for (int64_t at = 0; at < stride; at += COLUMNS) {
-    int64_t m = stride - at < COLUMNS ? stride - at : COLUMNS;
+  for (int64_t at = 0; at < stride; at += COLUMNS)
     for (int64_t i = first; i < last; i += 4)
-      for (int64_t j = 0; j < n; j += 4) {
-        const float *x[4], *y[4];
-        float sum[4][4];
-        for (int64_t g = 0; g < 4; g++) {
-          x[g] = points->x + (i + g < last ? i + g : i) * stride + at;
-          y[g] = points->y + (j + g < n ? j + g : j) * stride + at;
-        }
-        loops->cost (x, y, m, sum);
-        for (int64_t a = 0; a < 4 && i + a < last; a++)
-          for (int64_t b = 0; b < 4 && j + b < n; b++)
-            w[(i + a) * n + j + b] += sum[a][b];
-      }
-  }
+      for (int64_t j = 0; j < n; j += 4)
+        add_tile (points, i, last, j, n, at, stride - at < COLUMNS ? stride - at : COLUMNS, loops->shared, w + i * n + j, n);
+  for (int64_t i = first; i < last; i += 4)
+    for (int64_t j = 0; j < n; j += 4)
+      finish_tile (points, i, last, j, n, w + i * n + j, loops);
 }
 
 void
@@ -86,7 +133,7 @@ kd_sinkhorn_wide_costs (const KdSinkhorn *call, const KdWidePoints *points, doub
   tile = tile > 4 ? tile : 4;
 #pragma omp parallel for schedule(dynamic) if (n * n * call->size >= KD_PARALLEL_ELEMENTS)
   for (int64_t i = 0; i < n; i += tile)
-    tile_costs (call, points, i, i + tile < n ? i + tile : n, w, &kd_sinkhorn_loops[level]);
+    tile_costs (points, i, i + tile < n ? i + tile : n, n, w, &kd_sinkhorn_loops[level]);
 }
 
 /* The gradient under way. @weight: [n, n]; @y: [n, chunk] of the piece at hand, side by side. */
@@ -110,6 +157,13 @@ exact_sign (const Slope *slope, int64_t i, int64_t j, int64_t v)
                                               : 0.0f;
 }
 
+/* x - y + KD_WIDE_NEAR in steps of float32, which lie in the order of their bits. */
+KD_BODY uint32_t
+steps_between (float x, float y)
+{
+  return kd_as_bits (x) + KD_WIDE_NEAR - kd_as_bits (y);
+}
+
 static int
 any_near (const float *x, const float *y)
 {
@@ -118,7 +172,7 @@ any_near (const float *x, const float *y)
 #pragma omp simd reduction(| \
                            : near)
   for (int64_t v = 0; v < KD_WIDE_CHUNK; v++)
-    near |= fabsf (x[v] - y[v]) < KD_WIDE_NEAR * x[v];
+    near |= steps_between (x[v], y[v]) <= 2 * KD_WIDE_NEAR;
   return near;
 }
 
@@ -133,9 +187,11 @@ mend_near (const Slope *slope, int64_t i, int64_t at, float *sum)
     const float *y = slope->y + j * KD_WIDE_CHUNK;
     if (!any_near (x, y))
       continue;
-    for (int64_t v = 0; v < KD_WIDE_CHUNK; v++)
-      if (fabsf (x[v] - y[v]) < KD_WIDE_NEAR * x[v])
-        sum[v] += slope->weight[i * n + j] * (exact_sign (slope, i, j, at + v) - (signbit (x[v] - y[v]) ? -1.0f : 1.0f));
+    for (int64_t v = 0; v < KD_WIDE_CHUNK; v++) {
+      uint32_t steps = steps_between (x[v], y[v]);
+      if (x[v] > 0.0f && steps <= 2 * KD_WIDE_NEAR)
+        sum[v] += slope->weight[i * n + j] * (exact_sign (slope, i, j, at + v) - (steps >> 31 ? -1.0f : 1.0f));
+    }
   }
 }
 
@@ -143,13 +199,14 @@ mend_near (const Slope *slope, int64_t i, int64_t at, float *sum)
 static void
 chunk_slopes (const Slope *slope, int64_t at, const KdSinkhornLoops *loops)
 {
-  int64_t n = slope->call->n, stride = slope->points->stride;
+  const KdWidePoints *points = slope->points;
+  int64_t n = slope->call->n, stride = points->stride;
 
   for (int64_t j = 0; j < n; j++)
-    memcpy (slope->y + j * KD_WIDE_CHUNK, slope->points->y + j * stride + at, KD_WIDE_CHUNK * sizeof (float));
+    memcpy (slope->y + j * KD_WIDE_CHUNK, points->y + j * stride + at, KD_WIDE_CHUNK * sizeof (float));
   for (int64_t i = 0; i < n; i++) {
-    float *dx = slope->points->y + i * stride + at;
-    if (loops->slope (n, slope->points->x + i * stride + at, slope->y, slope->weight + i * n, dx))
+    float *dx = points->y + i * stride + at;
+    if (loops->slope (n, points->x + i * stride + at, slope->y, slope->weight + i * n, dx))
       mend_near (slope, i, at, dx);
   }
 }

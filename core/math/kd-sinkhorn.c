@@ -224,7 +224,7 @@ points_init (const KdSinkhorn *call, Points *points, int level)
 {
   *points = (Points) { .n = call->n, .size = call->size };
   if (call->size >= KD_SINKHORN_WIDE && call->epsilon >= LOG_EPSILON)
-    return kd_sinkhorn_wide_init (call, &points->wide);
+    return kd_sinkhorn_wide_init (call, &points->wide, level);
   points->x = doubles_new (2 * call->n * call->size);
   points->y = points->x + call->n * call->size;
   return load_points (call, points, level);

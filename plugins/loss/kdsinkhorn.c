@@ -177,13 +177,12 @@ kd_sinkhorn_evaluate (const KdCall *call, KdLossResult *ret, GError **error)
     return FALSE;
   }
   for (gint64 first = 0; first < rows->n; first += length) {
-    gint64 n = 0;
-    for (gint64 r = first; r < first + length; r++) {
-      if (rows->coef[r] != 0 && n < p->max_points)
+    gint64 n = 0, r = first;
+    for (; r < first + length && n < p->max_points; r++)
+      if (rows->coef[r] != 0)
         row[n++] = r;
-      else
-        left_out += rows->coef[r] != 0;
-    }
+    for (; r < first + length; r++)
+      left_out += rows->coef[r] != 0;
     if (!do_group (call, ret, length, row, n, &cost, &points, error))
       return FALSE;
   }

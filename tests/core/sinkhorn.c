@@ -129,6 +129,29 @@ GST_START_TEST (test_near_ties)
 }
 GST_END_TEST
 
+/* A student that is nearly its teacher, in wide rows: as near to the definition as float32 probabilities are, and 0 where it is its teacher. */
+GST_START_TEST (test_near_rows)
+{
+  for (gint level = 1; level <= kd_cpu_level (); level++)
+    for (gdouble apart = 1e-1; apart > 1e-5; apart *= 0.1) {
+      Problem p = { 0 };
+      gdouble plan[1], got, want;
+      g_autofree gdouble *s = g_new (gdouble, 1500);
+
+      problem_init (&p, 1, 1500);
+      for (gint64 v = 0; v < 1500; v++)
+        s[v] = p.t.s[v] = p.t.t[v] + (gfloat) (apart * (v % 7 - 3));
+      got = solve (&p, 0.1, 5, level, TRUE, NULL);
+      want = define (1, 1500, s, p.t.t, 2, 0.1, 5, plan);
+      kd_assert_close (got, want, 1e-7);
+      for (gint64 v = 0; v < 1500; v++)
+        p.t.s[v] = p.t.t[v];
+      ck_assert (solve (&p, 0.1, 5, level, TRUE, NULL) == 0);
+      table_clear (&p.t);
+    }
+}
+GST_END_TEST
+
 /* Either form of the scalings just beside the limit: nearly the same problem. A tiny epsilon, where exp (-W / epsilon) is 0, still has a plan. */
 GST_START_TEST (test_logarithms)
 {
@@ -217,4 +240,4 @@ GST_START_TEST (test_threads)
 }
 GST_END_TEST
 
-KD_TESTS (sinkhorn, test_definition, test_near_ties, test_logarithms, test_limits, test_infinite, test_threads)
+KD_TESTS (sinkhorn, test_definition, test_near_ties, test_near_rows, test_logarithms, test_limits, test_infinite, test_threads)

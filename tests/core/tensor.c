@@ -43,6 +43,33 @@ GST_START_TEST (large_memory_is_whole)
 }
 GST_END_TEST
 
+/* What was given back comes again, unless it is too small or in use. */
+GST_START_TEST (borrowed_memory_is_kept)
+{
+  guint8 *first, *second, *third;
+
+  kd_memory_trim ();
+  first = kd_memory_borrow ((gsize) 3 << 20);
+  memset (first, 0x5a, (gsize) 3 << 20);
+  kd_memory_give_back (first);
+  second = kd_memory_borrow (100);
+  third = kd_memory_borrow (100);
+  ck_assert (second == first && third != first && (guintptr) third % 64 == 0);
+  kd_memory_give_back (third);
+  first = kd_memory_borrow (101); /* third is kept, and too small */
+  memset (first, 0x5a, 101);
+  memset (second, 0x5a, 100);
+  kd_memory_give_back (first);
+  kd_memory_give_back (second);
+  kd_memory_give_back (NULL);
+  ck_assert (kd_memory_borrow (0) == second); /* the last one */
+  kd_memory_give_back (second);
+  ck_assert_ptr_null (kd_memory_borrow (G_MAXSIZE));
+  kd_memory_trim ();
+  kd_memory_trim ();
+}
+GST_END_TEST
+
 GST_START_TEST (slice_shares_take_copies)
 {
   gint64 dims[2] = { 4, 2 }, rows[3] = { 3, 0, 3 };
@@ -172,6 +199,7 @@ tensor_suite (void)
   suite_add_tcase (suite, tcase);
   tcase_add_test (tcase, memory_is_aligned_and_recycled);
   tcase_add_test (tcase, large_memory_is_whole);
+  tcase_add_test (tcase, borrowed_memory_is_kept);
   tcase_add_test (tcase, slice_shares_take_copies);
   tcase_add_test (tcase, utf8_rows);
   tcase_add_test (tcase, concat_refuses);
