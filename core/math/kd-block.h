@@ -32,9 +32,12 @@ typedef struct {
   float *keep_s, *keep_t; /* e_s, and e_t or u */
 } KdPairBlock;
 
-/* Of Jensen-Shannon's second look at a block: h = (s - ref) k - log2 (w_s e_s + w_t e_t). */
+/* Of Jensen-Shannon's second look at a block: h = (s - ref) k - log2 (w_s e_s + w_t e_t). Half as much as it has is asked for from memory at
+ * s_ahead and t_ahead; it need not be there. */
 typedef struct {
-  const float *s, *e_s;
+  const float *s, *s_ahead;
+  const char *t_ahead;
+  const float *e_s;
   float *e_t_to_h;
   int64_t n;
   float ref, k, w_s, w_t;

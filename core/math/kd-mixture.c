@@ -53,10 +53,10 @@ block_mixture (const KdPair *row, int64_t at, int64_t n, KdMeasureShape shape, c
 /* The same of Jensen-Shannon where nothing is divided: h is the power of q, made again of the logits that the cache still has, less the
  * logarithm of the mixture. For rows that are neither near nor far: a small h keeps fewer digits, a large one is taken away again from the value. */
 KD_BODY Sums
-block_shannon (const KdPair *row, const float *s, int64_t at, int64_t n, const Coefs *c)
+block_shannon (const KdPair *row, const float *s, const float *s_ahead, const char *t_ahead, int64_t at, int64_t n, const Coefs *c)
 {
   Block block = block_of (row, at);
-  KdShannonBlock of = { s, row->s.e + at, row->t.e + at, n, block.ref_s, row->k, c->a, c->b * (block.f_t / block.f_s) };
+  KdShannonBlock of = { s, s_ahead, t_ahead, row->s.e + at, row->t.e + at, n, block.ref_s, row->k, c->a, c->b * (block.f_t / block.f_s) };
   KdShannonSums sums = row->loops->shannon (&of);
 
   return (Sums) { (double) block.f_t * sums.of_t, (double) block.f_s * sums.of_s };
@@ -103,6 +103,14 @@ block_both (const KdPair *row, const float *s, const float *t, int64_t at, int64
   return (Sums) { sum, sum_a };
 }
 
+/* The row whose beginning is asked for while the passes behind the first have this one in the cache and memory would rest; itself where there is
+ * no other, or no room. */
+KD_BODY int64_t
+row_ahead (const KdDivergence *call, int64_t index)
+{
+  return index + 1 < call->n && call->size <= KD_PREFETCH_SIZE ? index + 1 : index;
+}
+
 /* All blocks, from behind. */
 KD_BODY Sums
 second_pass (const KdDivergence *call, int64_t index, const KdPair *row, KdReal type, KdMeasureShape shape, int divide, const Coefs *c)
@@ -110,7 +118,9 @@ second_pass (const KdDivergence *call, int64_t index, const KdPair *row, KdReal 
   const float *student = call->student + index * call->size;
   const void *teacher = kd_row_of (call->teacher, type, index, call->size);
   float buffer[KD_BLOCK] __attribute__ ((aligned (64)));
-  int64_t last = (call->size - 1) / KD_BLOCK * KD_BLOCK;
+  int64_t last = (call->size - 1) / KD_BLOCK * KD_BLOCK, width = (int64_t) kd_real_size (type);
+  const float *s_ahead = call->student + row_ahead (call, index) * call->size;
+  const char *t_ahead = kd_row_of (call->teacher, type, row_ahead (call, index), call->size);
   double log_ratio = shape == KD_MEASURE_KL ? log2 (row->t.z) - log2 (row->s.z) : 0.0;
   Sums sums = { 0.0, 0.0 };
 
@@ -120,7 +130,7 @@ second_pass (const KdDivergence *call, int64_t index, const KdPair *row, KdReal 
     if (shape == KD_MEASURE_KL)
       block = block_both (row, student + at, kd_load_block (teacher, type, at, n, buffer), at, n, c, log_ratio);
     else if (shape == KD_MEASURE_JSD && !divide)
-      block = block_shannon (row, student + at, at, n, c);
+      block = block_shannon (row, student + at, s_ahead + (last - at) / 2, t_ahead + (last - at) / 2 * width, at, n, c);
     else if (shape == KD_MEASURE_TVD)
       block = block_variation (row, at, n);
     else
@@ -162,9 +172,12 @@ value_of (const KdPair *row, KdMeasureShape shape, const KdMeasure *measure, Sum
 
 /* c (A - q sum A), @c_a being c times what A is more than q h, and @c_q = @c_a sum A. */
 KD_BODY void
-last_pass (const KdDivergence *call, int64_t index, const KdPair *row, KdMeasureShape shape, double c_a, double c_q, KdPut put)
+last_pass (const KdDivergence *call, int64_t index, const KdPair *row, KdReal type, KdMeasureShape shape, double c_a, double c_q, KdPut put)
 {
   float *grad = call->grad + index * call->size, out[KD_BLOCK] __attribute__ ((aligned (64)));
+  int64_t width = (int64_t) kd_real_size (type), half = row_ahead (call, index) * call->size + call->size / 2;
+  const float *s_ahead = call->student + half;
+  const char *t_ahead = (const char *) call->teacher + half * width;
 
   for (int64_t at = 0; at < call->size; at += KD_BLOCK) {
     int64_t n = kd_block_length (call->size, at);
@@ -172,6 +185,10 @@ last_pass (const KdDivergence *call, int64_t index, const KdPair *row, KdMeasure
     double f_s = kd_step_factor (kd_table_step (&row->s, at / KD_BLOCK, row->k)) / row->s.z;
     float a = (float) (shape == KD_MEASURE_KL ? c_a : c_a * f_s), q = (float) (c_q * f_s);
 
+    if (shape == KD_MEASURE_JSD) { /* a quarter behind the half that the second pass has asked for */
+      kd_prefetch (s_ahead + at / 4, n);
+      kd_prefetch (t_ahead + at / 4 * width, n / 4 * width);
+    }
 #pragma omp simd
     for (int64_t i = 0; i < n; i++)
       out[i] = shape == KD_MEASURE_KL ? a * kept[i] - q * es[i] : es[i] * (a * (kept[i] > LOWEST_H ? kept[i] : LOWEST_H) - q);
@@ -245,7 +262,7 @@ row_shape (const KdDivergence *call, const KdMeasure *measure, int64_t index, Kd
   else if (shape == KD_MEASURE_SKEW_P)
     c_a *= -measure->a;
   if (call->grad)
-    last_pass (call, index, row, shape, c_a, c_a * sums.a, put);
+    last_pass (call, index, row, type, shape, c_a, c_a * sums.a, put);
   return value;
 }
 
