@@ -19,7 +19,7 @@
 #if defined(__SANITIZE_ADDRESS__) || !defined(__OPTIMIZE__)
 #define KD_BLOCK 64
 #else
-#define KD_BLOCK 512
+#define KD_BLOCK 1024
 #endif
 /* Elements of a call below which a parallel region costs more than it gives. */
 #define KD_PARALLEL_ELEMENTS (1 << 16)
