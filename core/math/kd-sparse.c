@@ -33,14 +33,18 @@ first_pass_body (const float *x, int64_t size, float k, KdSparseRow *row)
 
 KD_KERNEL (first_pass, (const float *x, int64_t size, float k, KdSparseRow *row), (x, size, k, row))
 
-/* The gradient, backwards since the end is what the cache still has: factor x the exponentials, and A of the known ids. */
+/* The gradient, backwards since the end is what the cache still has: factor x the exponentials, and A of the known ids. Half of the @next row is
+ * read ahead. */
 KD_BODY void
-last_pass_body (int64_t size, float k, double factor, const KdSparseRow *row, KdPut put, float *grad)
+last_pass_body (const float *next, int64_t size, float k, double factor, const KdSparseRow *row, KdPut put, float *grad)
 {
+  int64_t n_blocks = kd_block_count (size), ahead = put == KD_PUT_STREAM && size <= KD_PREFETCH_SIZE ? n_blocks / 2 : 0;
   float out[KD_BLOCK] __attribute__ ((aligned (64)));
 
-  for (int64_t b = kd_block_count (size) - 1; b >= 0; b--) {
-    int64_t at = b * KD_BLOCK, n = kd_block_length (size, at);
+  for (int64_t b = n_blocks - 1; b >= 0; b--) {
+    int64_t at = b * KD_BLOCK, n = kd_block_length (size, at), done = n_blocks - 1 - b;
+    if (done < ahead)
+      kd_prefetch (next + done * KD_BLOCK, KD_BLOCK * 4);
     float f = (float) (factor * kd_step_factor (kd_table_step (&row->table, b, k)));
     const float *e = row->table.e + at;
     if (put == KD_PUT_ADD) /* backwards is not what the hardware expects */
@@ -54,7 +58,8 @@ last_pass_body (int64_t size, float k, double factor, const KdSparseRow *row, Kd
   }
 }
 
-KD_KERNEL (last_pass, (int64_t size, float k, double factor, const KdSparseRow *row, KdPut put, float *grad), (size, k, factor, row, put, grad))
+KD_KERNEL (last_pass, (const float *next, int64_t size, float k, double factor, const KdSparseRow *row, KdPut put, float *grad),
+    (next, size, k, factor, row, put, grad))
 
 static int
 has_infinite (const float *x, int64_t n)
@@ -197,7 +202,7 @@ write_gradient (const KdSparse *call, int64_t index, KdSparseRow *row, double g_
   for (int64_t i = 0; i < row->n; i++)
     row->a[i] = isinf (row->lp[i]) ? 0.0 : c * (row->a[i] - row->q[i] * sum);
   if (!row->restricted) {
-    last_pass[row->level](d->size, (float) (inv_t * KD_LOG2E), row->table.z > 0.0 ? c * g_rest / row->table.z : 0.0, row, put, grad);
+    last_pass[row->level](d->student + (index + 1 < d->n ? index + 1 : index) * d->size, d->size, (float) (inv_t * KD_LOG2E), row->table.z > 0.0 ? c * g_rest / row->table.z : 0.0, row, put, grad);
     return;
   }
   kd_put_nothing (grad, d->size, put);
