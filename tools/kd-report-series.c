@@ -112,15 +112,16 @@ kd_series_set_read (KdSeriesSet *set, const gchar *path, GError **error)
   for (guint i = 0; lines[i]; i++) {
     g_autoptr (JsonParser) parser = json_parser_new ();
     g_autoptr (GError) bad = NULL;
+    const gchar *fault = kd_json_fault (lines[i], strlen (lines[i]));
     JsonNode *root;
 
     if (!*lines[i])
       continue;
-    if (!json_parser_load_from_data (parser, lines[i], -1, &bad)) {
+    if (fault || !json_parser_load_from_data (parser, lines[i], -1, &bad)) {
       if (!lines[i + 1]) /* no line feed at its end: the run was killed in the middle of it */
         break;
       g_set_error (error, KD_ERROR, KD_ERROR_FORMAT, "Cannot read metrics: path=\"%s\", line=%u, reason=%s", path, i + 1,
-          bad->message);
+          fault ? fault : bad->message);
       return FALSE;
     }
     root = json_parser_get_root (parser);
@@ -186,10 +187,21 @@ JsonObject *
 kd_json_read (const gchar *path, GError **error)
 {
   g_autoptr (JsonParser) parser = json_parser_new ();
+  g_autofree gchar *text = NULL;
+  const gchar *fault;
   JsonNode *root;
+  gsize n;
 
-  if (!json_parser_load_from_file (parser, path, error))
+  if (!g_file_get_contents (path, &text, &n, error))
     return NULL;
+  if ((fault = kd_json_fault (text, n))) {
+    g_set_error (error, KD_ERROR, KD_ERROR_FORMAT, "Cannot read JSON: path=\"%s\", reason=%s", path, fault);
+    return NULL;
+  }
+  if (!json_parser_load_from_data (parser, text, (gssize) n, error)) {
+    g_prefix_error (error, "Cannot read JSON: path=\"%s\", reason=", path);
+    return NULL;
+  }
   root = json_parser_get_root (parser);
   if (!root || !JSON_NODE_HOLDS_OBJECT (root)) {
     g_set_error (error, KD_ERROR, KD_ERROR_FORMAT, "Cannot read JSON: path=\"%s\", reason=the document is no object", path);

@@ -64,7 +64,7 @@ parse_bins (KdLogitFormat *format, const gchar *element, GError **error)
 
   if (!text || !*text)
     return TRUE;
-  if (json_parser_load_from_data (parser, text, -1, NULL) && JSON_NODE_HOLDS_ARRAY (json_parser_get_root (parser)))
+  if (!kd_json_fault (text, strlen (text)) && json_parser_load_from_data (parser, text, -1, NULL) && JSON_NODE_HOLDS_ARRAY (json_parser_get_root (parser)))
     array = json_node_get_array (json_parser_get_root (parser));
   ok = array && json_array_get_length (array) <= KD_LOGIT_MAX;
   for (guint i = 0; ok && i < json_array_get_length (array); i++)

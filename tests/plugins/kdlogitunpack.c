@@ -103,6 +103,7 @@ GST_START_TEST (test_properties)
     { "d=9 k=3 exact-k=2 residual-bins=[{\"scale_dtype\":\"int8\",\"element_bits\":2,\"num_elements\":1}]", "residual-bins" },
     { "d=9 k=3 exact-k=2 residual-bins=[{\"scale_dtype\":\"float16\",\"element_bits\":0,\"num_elements\":1}]", "residual-bins" },
     { "d=9 k=3 exact-k=2 residual-bins=[{\"scale_dtype\":\"float16\",\"element_bits\":2,\"num_elements\":2}]", "more elements than k - exact-k" },
+    { "d=9 k=3 exact-k=2 residual-bins=[{\"scale_dtype\":\"float16\",\"element_bits\":2,\"num_elements\":1}][]", "residual-bins" },
   };
 
   for (guint i = 0; i < G_N_ELEMENTS (bad); i++) {

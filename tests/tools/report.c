@@ -148,6 +148,22 @@ START_TEST (test_series_bad_line)
 }
 END_TEST
 
+/* Brackets that would be more than the parser's stack. */
+START_TEST (test_deep)
+{
+  g_autofree gchar *deep = g_strnfill (1 << 20, '['), *lines = g_strconcat (deep, "\n{}\n", NULL), *path = NULL;
+  g_autoptr (KdSeriesSet) set = kd_series_set_new ();
+  GError *error = NULL;
+
+  write_lines (lines, &path);
+  ck_assert (!kd_series_set_read (set, path, &error));
+  kd_assert_error (error, KD_ERROR_FORMAT, "nested deeper");
+  error = NULL;
+  ck_assert (!kd_json_read (path, &error));
+  kd_assert_error (error, KD_ERROR_FORMAT, "nested deeper");
+}
+END_TEST
+
 static JsonObject *
 info_new (void)
 {
@@ -264,6 +280,7 @@ main (int argc, char **argv)
   tcase_add_test (tcase, test_events_no_folder);
   tcase_add_test (tcase, test_series_torn_line);
   tcase_add_test (tcase, test_series_bad_line);
+  tcase_add_test (tcase, test_deep);
   tcase_add_test (tcase, test_report);
   tcase_add_test (tcase, test_report_refuses_bad_info);
   tcase_add_test (tcase, test_schema);
