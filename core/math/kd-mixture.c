@@ -103,12 +103,12 @@ block_both (const KdPair *row, const float *s, const float *t, int64_t at, int64
   return (Sums) { sum, sum_a };
 }
 
-/* The row whose beginning is asked for while the passes behind the first have this one in the cache and memory would rest; itself where there is
- * no other, or no room. */
-KD_BODY int64_t
-row_ahead (const KdDivergence *call, int64_t index)
+/* Whether the beginning of the next row is asked for while the passes behind the first have this one in the cache and memory would rest: where the
+ * cache has room for both. */
+KD_BODY int
+reads_ahead (const KdDivergence *call, int64_t index)
 {
-  return index + 1 < call->n && call->size <= KD_PREFETCH_SIZE ? index + 1 : index;
+  return index + 1 < call->n && call->size <= KD_PREFETCH_SIZE;
 }
 
 /* All blocks, from behind. */
@@ -119,18 +119,18 @@ second_pass (const KdDivergence *call, int64_t index, const KdPair *row, KdReal 
   const void *teacher = kd_row_of (call->teacher, type, index, call->size);
   float buffer[KD_BLOCK] __attribute__ ((aligned (64)));
   int64_t last = (call->size - 1) / KD_BLOCK * KD_BLOCK, width = (int64_t) kd_real_size (type);
-  const float *s_ahead = call->student + row_ahead (call, index) * call->size;
-  const char *t_ahead = kd_row_of (call->teacher, type, row_ahead (call, index), call->size);
+  int ahead = reads_ahead (call, index);
   double log_ratio = shape == KD_MEASURE_KL ? log2 (row->t.z) - log2 (row->s.z) : 0.0;
   Sums sums = { 0.0, 0.0 };
 
   for (int64_t at = last; at >= 0; at -= KD_BLOCK) {
     int64_t n = kd_block_length (call->size, at);
+    int64_t next = ahead ? call->size + (last - at) / 2 : at; /* or what the cache has anyway */
     Sums block;
     if (shape == KD_MEASURE_KL)
       block = block_both (row, student + at, kd_load_block (teacher, type, at, n, buffer), at, n, c, log_ratio);
     else if (shape == KD_MEASURE_JSD && !divide)
-      block = block_shannon (row, student + at, s_ahead + (last - at) / 2, t_ahead + (last - at) / 2 * width, at, n, c);
+      block = block_shannon (row, student + at, student + next, (const char *) teacher + next * width, at, n, c);
     else if (shape == KD_MEASURE_TVD)
       block = block_variation (row, at, n);
     else
@@ -175,9 +175,8 @@ KD_BODY void
 last_pass (const KdDivergence *call, int64_t index, const KdPair *row, KdReal type, KdMeasureShape shape, double c_a, double c_q, KdPut put)
 {
   float *grad = call->grad + index * call->size, out[KD_BLOCK] __attribute__ ((aligned (64)));
-  int64_t width = (int64_t) kd_real_size (type), half = row_ahead (call, index) * call->size + call->size / 2;
-  const float *s_ahead = call->student + half;
-  const char *t_ahead = (const char *) call->teacher + half * width;
+  int64_t width = (int64_t) kd_real_size (type), half = (index + 1) * call->size + call->size / 2;
+  int ahead = shape == KD_MEASURE_JSD && reads_ahead (call, index);
 
   for (int64_t at = 0; at < call->size; at += KD_BLOCK) {
     int64_t n = kd_block_length (call->size, at);
@@ -185,9 +184,9 @@ last_pass (const KdDivergence *call, int64_t index, const KdPair *row, KdReal ty
     double f_s = kd_step_factor (kd_table_step (&row->s, at / KD_BLOCK, row->k)) / row->s.z;
     float a = (float) (shape == KD_MEASURE_KL ? c_a : c_a * f_s), q = (float) (c_q * f_s);
 
-    if (shape == KD_MEASURE_JSD) { /* a quarter behind the half that the second pass has asked for */
-      kd_prefetch (s_ahead + at / 4, n);
-      kd_prefetch (t_ahead + at / 4 * width, n / 4 * width);
+    if (ahead) { /* a quarter behind the half that the second pass has asked for */
+      kd_prefetch (call->student + half + at / 4, n);
+      kd_prefetch ((const char *) call->teacher + (half + at / 4) * width, n / 4 * width);
     }
 #pragma omp simd
     for (int64_t i = 0; i < n; i++)
